@@ -1,0 +1,73 @@
+"""EMAN2 list files (.lst): text that names images of other files. Read only, never changed."""
+
+import json
+import os
+import pathlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from sptjax._errors import InputError
+
+from .eman_json import is_transform, transform_from_json
+
+
+@dataclass(frozen=True)
+class LstEntry:
+    """One line of a list: image `index` of file `path`, with header items that override."""
+
+    path: pathlib.Path
+    index: int
+    header: dict[str, Any] = field(default_factory=dict)
+
+
+def read_lst(path: str | os.PathLike[str]) -> list[LstEntry]:
+    """Read ``#LSX`` and ``#LST`` files.
+
+    Args:
+        path: The list. Each record is ``index<TAB>file[<TAB>JSON object]``.
+
+    Returns:
+        The entries in order. A relative file name is looked up in the current folder, as
+        EMAN2 does, and then beside the list.
+
+    Raises:
+        InputError: The list is missing, is no EMAN2 list, or has a record that cannot be
+            read (comments in an old form that would have to be executed are refused).
+    """
+    where = pathlib.Path(path)
+    try:
+        lines = where.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise InputError(f"The file {path} does not exist.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The file {path} cannot be read as text.") from error
+    if not lines or not lines[0].startswith(("#LSX", "#LST")):
+        raise InputError(f"The file {path} is not an EMAN2 list (no #LSX or #LST at its start).")
+    return [
+        _entry(where, number, line)
+        for number, line in enumerate(lines, 1)
+        if line.strip() and not line.startswith("#")
+    ]
+
+
+def _entry(where: pathlib.Path, number: int, line: str) -> LstEntry:
+    """One record; tabs separate, but old lists use blanks."""
+    parts = [part.strip() for part in line.split("\t", 2)]
+    if len(parts) == 1:
+        parts = line.split(None, 1)
+    try:
+        index, name = int(parts[0]), parts[1].strip()
+        extra = json.loads(parts[2]) if len(parts) > 2 and parts[2] else {}
+        header = {
+            key: transform_from_json(value, f"{where} line {number}: {key}")
+            if is_transform(value)
+            else value
+            for key, value in extra.items()
+        }
+    except (ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{where} line {number} is not 'index, file, JSON': {line!r}.") from error
+    file = pathlib.Path(name)
+    beside = where.parent / file
+    return LstEntry(beside if not file.exists() and beside.exists() else file, index, header)
