@@ -1,0 +1,276 @@
+"""Sets of orientations to search, with their spacing, covering radius and neighbours.
+
+All sets hold particle -> reference rotations. A set made for a symmetry covers one
+asymmetric unit: its equivalents ``S R`` cover all rotations. The tables are made once, in
+float64 on the host; the record enters jitted code as an argument.
+
+``uniform`` is the default: super-Fibonacci spirals (Alexa 2022, CVPR, "Super-Fibonacci
+spirals: fast, low-discrepancy sampling of SO(3)"). ``eman`` reproduces EMAN2's rings, with
+their uneven gaps and doubled pole. ``local`` is a lattice around the identity.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
+
+from sptjax._errors import InputError
+from sptjax.symmetry import Symmetry
+
+_N_NEIGHBOURS = 14
+_MAX_ROTATIONS = 4_000_000
+_PSI = 1.533751168755204288118041  # positive root of psi^4 = psi + 4
+
+
+class OrientationSet(eqx.Module):
+    """Orientations ``[q, 3, 3]``, particle -> reference.
+
+    ``spacing_deg`` is nominal. Every rotation lies within ``covering_deg`` of an entry,
+    modulo the symmetry (for a local set: every rotation of its ball); measured, good to about
+    1 %. ``neighbours`` lists the entries nearest to each one modulo the symmetry, nearest
+    first; where the set has fewer others, the entry's own index fills the row.
+    """
+
+    rotations: Float[Array, "q 3 3"]
+    spacing_deg: float = eqx.field(static=True)
+    covering_deg: float = eqx.field(static=True)
+    neighbours: Int[Array, "q m"]
+
+    def __len__(self) -> int:
+        """Number of orientations."""
+        return self.rotations.shape[0]
+
+
+def uniform(delta_deg: float, symmetry: Symmetry | None = None) -> OrientationSet:
+    """About ``8 pi^2 / delta^3 / g`` rotations, evenly spread over one asymmetric unit.
+
+    A super-Fibonacci spiral over all rotations, of which those nearest to the identity
+    among their ``g`` equivalents are kept (the whole spiral without symmetry).
+
+    Raises:
+        InputError: ``delta_deg`` is not in (0, 180] or asks for more than 4 million rotations.
+    """
+    n = round(8 * np.pi**2 / np.radians(_checked(delta_deg, "delta")) ** 3)
+    _check_count(n, delta_deg)
+    rotations = _super_fibonacci(n)
+    group = _group(symmetry)
+    # traces of S R: one plus twice the cosine of the angle to the identity
+    by_operator = group.as_matrix().transpose(0, 2, 1).reshape(-1, 9).T
+    traces = rotations.as_matrix().reshape(-1, 9) @ by_operator
+    kept = rotations[traces.argmax(axis=1) == 0]
+    return _with_tables(kept if len(kept) else Rotation.identity(1), delta_deg, group)
+
+
+def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) -> OrientationSet:
+    """EMAN2's orientation generator "eman" with ``inc_mirror=1``, times all phi.
+
+    EMAN2 lists rotations ``g = (az, alt, phi)`` that turn the *reference* into the
+    particle's orientation; the entries here are their transposes, in EMAN2's order (phi
+    fastest, as in its ``rotate_translate_3d``). Loop counters are float32, and alt = 180
+    yields two directions, both as in EMAN2. icos2, where EMAN2 fails, is derived from icos.
+
+    Raises:
+        InputError: a step is not in (0, 180], or more than 4 million rotations.
+    """
+    delta, dphi = _checked(delta_deg, "delta"), _checked(dphi_deg, "dphi")
+    _check_count(round(720 / np.pi / delta * 180 / delta * 360 / dphi), delta)
+    az, alt = _eman_directions(delta, symmetry).T
+    phi = _counter(dphi, 360.0, inclusive=False)
+    angles = np.stack(np.broadcast_arrays(az[:, None], alt[:, None], phi[None]), axis=-1)
+    # EMAN's matrix is the inverse of the intrinsic z, x, z turns: its transpose is those turns
+    rotations = Rotation.from_euler("ZXZ", angles.reshape(-1, 3), degrees=True)
+    if symmetry is not None and symmetry.name == "icos2":
+        rotations = Rotation.from_euler("ZX", [90, _ICOS_5_TO_2], degrees=True).inv() * rotations
+    return _with_tables(rotations, delta_deg, _group(symmetry))
+
+
+def local(range_deg: float, delta_deg: float) -> OrientationSet:
+    """Rotations within ``range_deg`` of the identity, nearest first, the identity included.
+
+    Apply them to a pose from the left, ``entry @ R``. They are the exponentials of a
+    body-centred cubic lattice of rotation vectors with one point per ``delta^3``; the
+    exponential map never increases distances, so the lattice's covering radius,
+    0.704 delta, holds up to that distance from the ball's border, where it is coarser.
+
+    Raises:
+        InputError: a value is not in (0, 180], or more than 4 million rotations.
+    """
+    radius, delta = _checked(range_deg, "range"), _checked(delta_deg, "delta")
+    _check_count(round(4.19 * (radius / delta) ** 3), delta)
+    cell = 2 ** (1 / 3) * delta
+    steps = np.arange(-int(radius / cell) - 1, int(radius / cell) + 2)
+    corners = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    vectors = cell * np.concatenate([corners, corners + 0.5])
+    length = np.linalg.norm(vectors, axis=1)
+    vectors = vectors[np.argsort(length, kind="stable")][: np.sum(length <= radius)]
+    rotations = Rotation.from_rotvec(vectors, degrees=True)
+    return _with_tables(rotations, delta_deg, _group(None), radius)
+
+
+def _checked(degrees: float, name: str) -> float:
+    if not 0 < degrees <= 180:
+        raise InputError(f"{name} must be above 0 and at most 180 degrees, not {degrees}.")
+    return float(degrees)
+
+
+def _check_count(n: int, delta_deg: float) -> None:
+    if n > _MAX_ROTATIONS:
+        raise InputError(
+            f"delta={delta_deg} asks for {n} rotations; the limit is {_MAX_ROTATIONS}: search "
+            "coarser and refine, or search locally."
+        )
+
+
+def _group(symmetry: Symmetry | None) -> Rotation:
+    if symmetry is None:
+        return Rotation.identity(1)
+    return Rotation.from_matrix(np.asarray(symmetry.operators, np.float64))
+
+
+def _super_fibonacci(n: int) -> Rotation:
+    s = np.arange(n) + 0.5
+    inner, outer = np.sqrt(s / n), np.sqrt(1 - s / n)
+    alpha, beta = 2 * np.pi * s / np.sqrt(2), 2 * np.pi * s / _PSI
+    waves = [
+        inner * np.sin(alpha),
+        inner * np.cos(alpha),
+        outer * np.sin(beta),
+        outer * np.cos(beta),
+    ]
+    return Rotation.from_quat(np.stack(waves, axis=-1))
+
+
+# ---------------------------------------------------------------- EMAN2's rings
+
+_ICOS_5_TO_2 = float(np.degrees(np.arctan(2 / (1 + 5**0.5))))  # from a 5-fold to a 2-fold axis
+_ALT_MAX = {
+    "c": 180.0,
+    "d": 90.0,
+    "tet": float(np.degrees(np.arccos(1 / 3))),
+    "oct": float(np.degrees(np.arccos(1 / 3**0.5))),
+    "icos": float(np.degrees(np.arccos(((1 + 2 / 5**0.5) / 3) ** 0.5))),
+}
+_AZ_MAX = {"tet": 120.0, "oct": 90.0, "icos": 72.0}
+_AZ_OFFSET = {"icos": 234.0}
+
+
+def _counter(step: float, stop: float, *, inclusive: bool, start: float = 0.0) -> np.ndarray:
+    """``start, start + step, ...`` summed in float32, up to ``stop``."""
+    values, value = [], np.float32(start)
+    while value < stop or (inclusive and value <= np.float32(stop)):
+        values.append(value)
+        value = np.float32(value + np.float32(step))
+    return np.asarray(values, np.float64)
+
+
+def _eman_directions(delta: float, symmetry: Symmetry | None) -> np.ndarray:
+    """(az, alt) in degrees of EMAN2's directions over the asymmetric unit and its mirror."""
+    name = "c1" if symmetry is None else symmetry.name
+    name = "icos" if name == "icos2" else name
+    family = name if name in _AZ_MAX else name[0]
+    az_max = _AZ_MAX[family] if family in _AZ_MAX else 360.0 / int(name[1:])
+    directions = []
+    for alt in _counter(delta, _ALT_MAX[family], inclusive=True):
+        for az in _ring(alt, delta, az_max, name):
+            if family not in _AZ_MAX or alt <= _platonic_alt(az, az_max, _ALT_MAX[family]) + 1e-5:
+                directions.append((az + _AZ_OFFSET.get(family, 0.0), alt))
+    return np.asarray(directions)
+
+
+def _ring(alt: float, delta: float, az_max: float, name: str) -> np.ndarray:
+    """Azimuths of one ring, in EMAN2's loop."""
+    if alt == 0:
+        return np.zeros(1)
+    step = delta / np.abs(np.sin(np.radians(alt)))
+    if az_max / step < 2.8:
+        step = az_max / 2.1
+    if name[0] == "d" and alt == 90:
+        if int(name[1:]) % 2 == 0:
+            return _counter(step, az_max / 2, inclusive=True)
+        first = _counter(step, az_max / 4, inclusive=True)
+        start = first[-1] + step + az_max / 2
+        return np.concatenate([first, _counter(step, az_max, inclusive=True, start=start)])
+    return _counter(step, az_max - step / 4, inclusive=True)
+
+
+def _platonic_alt(az: float, az_max: float, alt_max: float) -> float:
+    """Upper altitude of a platonic asymmetric unit and its mirror half at an azimuth."""
+    sigma, a = np.radians(az_max), np.radians(min(az, az_max - az))
+    half_dihedral = np.arccos(np.cos(sigma) / (1 - np.cos(sigma))) / 2
+    rise = np.sin(sigma / 2 - a) / np.tan(half_dihedral) + np.sin(a) / np.tan(np.radians(alt_max))
+    return float(np.degrees(np.arctan(np.sin(sigma / 2) / rise)))
+
+
+# ---------------------------------------------------------------- tables
+
+
+def _with_tables(
+    rotations: Rotation, delta_deg: float, group: Rotation, limit_deg: float = 180.0
+) -> OrientationSet:
+    """The record of a set: nearest neighbours and covering radius from one tree.
+
+    The tree holds the quaternions of all equivalents, both signs; the chord between two
+    quaternions is ``2 sin(angle / 4)``, so nearest in the tree is nearest in angle.
+    """
+    equivalents = np.concatenate([(operator * rotations).as_quat() for operator in group])
+    tree = KDTree(np.concatenate([equivalents, -equivalents]))
+    return OrientationSet(
+        rotations=jnp.asarray(rotations.as_matrix(), jnp.float32),
+        spacing_deg=float(delta_deg),
+        covering_deg=_covering_deg(tree, len(rotations), limit_deg),
+        neighbours=jnp.asarray(_neighbours(tree, rotations.as_quat()), jnp.int32),
+    )
+
+
+def _neighbours(tree: KDTree, quaternions: np.ndarray) -> np.ndarray:
+    """Indices ``[q, m]`` of the nearest distinct other entries, own index as filling."""
+    q, m = len(quaternions), _N_NEIGHBOURS
+    table = np.tile(np.arange(q)[:, None], (1, m))
+    rows, k = np.arange(q), min(m + 1, tree.n)
+    while len(rows):
+        found = np.asarray(tree.query(quaternions[rows], k)[1]).reshape(len(rows), k) % q
+        repeated = found == rows[:, None]
+        for j in range(1, k):
+            repeated[:, j] |= (found[:, :j] == found[:, j : j + 1]).any(axis=1)
+        done = ((~repeated).sum(axis=1) >= min(m, q - 1)) | (k == tree.n)
+        order = np.argsort(repeated, axis=1, kind="stable")[:, :m]
+        nearest = np.take_along_axis(np.where(repeated, rows[:, None], found), order, axis=1)
+        table[rows[done], : nearest.shape[1]] = nearest[done]
+        rows, k = rows[~done], min(2 * k, tree.n)
+    return table
+
+
+def _covering_deg(tree: KDTree, n_entries: int, limit_deg: float) -> float:
+    """Largest distance of a rotation within ``limit_deg`` of the identity from the set.
+
+    Random rotations, twelve an entry, then a random climb from the 200 worst; fixed seed.
+    """
+    rng = np.random.default_rng(20)
+    n_samples = int(np.clip(12 * n_entries, 20_000, 400_000))
+    worst, distance = _worst(tree, _random_within(limit_deg, n_samples, rng), 200)
+    step = distance[0]
+    for _ in range(24):
+        moved = np.repeat(worst, 4, axis=0) + rng.normal(scale=step / 4, size=(4 * len(worst), 4))
+        moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+        inside = np.abs(moved[:, 3]) >= np.cos(np.radians(limit_deg) / 2)
+        worst, distance = _worst(tree, np.concatenate([worst, moved[inside]]), 200)
+        step *= 0.8
+    return float(np.degrees(4 * np.arcsin(distance[0] / 2)))
+
+
+def _worst(tree: KDTree, quaternions: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    distance, _ = tree.query(quaternions)
+    order = np.argsort(-distance)[:n]
+    return quaternions[order], distance[order]
+
+
+def _random_within(limit_deg: float, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Quaternions (scalar last) of rotations uniform in a ball around the identity."""
+    if limit_deg == 180:
+        return Rotation.random(n, rng=rng).as_quat()
+    angle = np.radians(limit_deg) * np.cbrt(rng.uniform(size=n))  # flat in rotation vectors
+    axis = rng.normal(size=(n, 3))
+    axis *= (np.sin(angle / 2) / np.linalg.norm(axis, axis=1))[:, None]
+    return np.concatenate([axis, np.cos(angle / 2)[:, None]], axis=1)
