@@ -6,7 +6,7 @@ import numpy as np
 from sptjax import fourier
 from sptjax._errors import InputError
 
-_PEAK = 4.515  # highest density of the blobs as summed
+_PEAK = 6.05  # highest density of the blobs as summed
 
 
 def _lobe(rng: np.random.Generator, count: int, centre, axes) -> np.ndarray:
@@ -14,14 +14,15 @@ def _lobe(rng: np.random.Generator, count: int, centre, axes) -> np.ndarray:
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     place = direction * rng.uniform(0, 1, (count, 1)) ** (1 / 3) * axes + centre
-    return np.column_stack([place, rng.uniform(0.016, 0.035, count), rng.uniform(0.5, 1.5, count)])
+    width = 0.008 * 4 ** rng.uniform(0, 1, count)  # small blobs are denser, as atoms are
+    return np.column_stack([place, width, rng.uniform(0.5, 1.5, count) * (0.02 / width) ** 1.2])
 
 
 def phantom(box: int, state: int = 0) -> np.ndarray:
     """An asymmetric two-lobed particle in the likeness of a ribosome, radius about 0.3 n.
 
     Args:
-        box: size n; the same object at any size.
+        box: size n; the same object at any size, blurred where the voxels are too coarse for it.
         state: 0 whole; 1 without the small lobe; 2 with the small lobe swung by 35 degrees.
 
     Returns:
@@ -30,8 +31,8 @@ def phantom(box: int, state: int = 0) -> np.ndarray:
     if state not in (0, 1, 2):
         raise InputError(f"phantom state {state}: 0, 1 and 2 are known")
     rng = np.random.default_rng(1955)
-    large = _lobe(rng, 110, (0.02, 0.0, -0.07), (0.2, 0.17, 0.14))
-    small = _lobe(rng, 50, (-0.02, 0.03, 0.145), (0.18, 0.09, 0.075))
+    large = _lobe(rng, 240, (0.02, 0.0, -0.07), (0.2, 0.17, 0.14))
+    small = _lobe(rng, 110, (-0.02, 0.03, 0.145), (0.18, 0.09, 0.075))
     stalks = np.array(
         [
             [0.25, 0.06, 0.0, 0.02, 1.2],
@@ -44,10 +45,10 @@ def phantom(box: int, state: int = 0) -> np.ndarray:
         small[:, :2] = small[:, :2] @ np.array([[c, s], [-s, c]])
         small[:, 1] += 0.04
     blobs = np.concatenate([large, stalks] if state == 1 else [large, stalks, small])
+    width = np.maximum(blobs[:, 3], 0.55 / box)  # a coarse box shows a blurred blob of equal mass
+    blobs[:, 4] *= (blobs[:, 3] / width) ** 3
     axis = (np.arange(box) - box // 2) / box
-    x, y, z = (
-        np.exp(-0.5 * ((axis - blobs[:, i, None]) / blobs[:, 3, None]) ** 2) for i in range(3)
-    )
+    x, y, z = (np.exp(-0.5 * ((axis - blobs[:, i, None]) / width[:, None]) ** 2) for i in range(3))
     density = np.einsum("b,bz,by,bx->zyx", blobs[:, 4], z, y, x, optimize=True)
     density /= _PEAK
     return np.where(density > 1e-4, density, 0).astype(np.float32)

@@ -24,7 +24,9 @@ NO_CTF = simulate.TiltSeries(defocus_um=0.0)
 
 @pytest.fixture(scope="module")
 def maps():
-    return jnp.asarray(np.stack([simulate.phantom(BOX, s) for s in (0, 1, 2)]))
+    """Smooth enough for the splines of the oracle to be close to exact."""
+    states = [ndimage.gaussian_filter(simulate.phantom(BOX, s), 0.8) for s in (0, 1, 2)]
+    return jnp.asarray(np.stack(states))
 
 
 @pytest.fixture(scope="module")
@@ -324,14 +326,16 @@ def test_phantom_states_are_compact_and_different():
     outside = radius(48) > 0.42 * 48
     for v in states:
         assert v.dtype == np.float32
-        assert 0.8 < v.max() <= 1.01
+        assert 0.5 < v.max() <= 1.01
         assert v.min() == 0
         assert v[outside].max() < 0.02
         assert np.ptp(np.sort(radius(48)[v > 0.2])[[0, -1]]) < 0.36 * 48
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert np.corrcoef(states[i].ravel(), states[j].ravel())[0, 1] < 0.95
-    small = simulate.phantom(24)  # the same object at any sampling
-    assert np.corrcoef(small.ravel(), states[0][::2, ::2, ::2].ravel())[0, 1] > 0.99
+    # the same object at any sampling: equal low frequencies, equal density
+    fsc, gain = shell_correlation(simulate.fit_map(states[0], 1.0, 24, 2.0), simulate.phantom(24))
+    assert fsc[:8].min() > 0.99
+    np.testing.assert_allclose(gain[:6], 1, atol=0.1)
     # no two-fold axis or mirror along the coordinate axes
     for axes in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2)):
         flipped = np.roll(np.flip(states[0], axes), 1, axes)
@@ -434,7 +438,7 @@ def test_maps_of_another_voxel_size_are_fitted():
     fine = simulate.phantom(64)
     fitted = simulate.fit_map(fine + 2.0, 5.0, 32, 10.0)
     fsc, gain = shell_correlation(fitted, simulate.phantom(32))
-    assert fsc[:10].min() > 0.995
+    assert fsc[:10].min() > 0.99
     np.testing.assert_allclose(gain[:10], 1, atol=0.05)
     odd = simulate.fit_map(simulate.phantom(41), 7.0, 48, 9.3)  # grown box, awkward ratio
     grid = np.stack(np.meshgrid(*[np.arange(48) - 24] * 3, indexing="ij"), -1) * 9.3 / 7.0
