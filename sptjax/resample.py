@@ -81,28 +81,39 @@ def _bspline(fraction: Float[Array, " k"], order: int) -> list[tuple[int, Array,
     raise ValueError(f"B-spline order {order}: 1, 2 and 3 are known")
 
 
-def _taps(table: SliceTable, points: Float[Array, "k 3"]):
-    """Base index and per-axis (x, y, z) taps of every point, kept inside the table."""
+Axes = tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, " k"]]
+
+
+def rotated_axes(vectors: Float[Array, "3 k"], rotation: Float[Array, "3 3"]) -> Axes:
+    """``R k`` for frequencies given as rows kx, ky, kz; written out, so that it fuses."""
+    x, y, z = (
+        rotation[i, 0] * vectors[0] + rotation[i, 1] * vectors[1] + rotation[i, 2] * vectors[2]
+        for i in range(3)
+    )
+    return x, y, z
+
+
+def _taps(table: SliceTable, axes: Axes):
+    """Flat base index and per-axis (x, y, z) taps of every point, kept inside the table."""
     limit = table.half - table.order - 0.5
-    position = jnp.clip(points * table.pad, -limit, limit) + table.half
-    base = jnp.round(position) if table.order == 2 else jnp.floor(position)
-    fraction = position - base
-    index = base.astype(jnp.int32)
+    index, weights = [], []
+    for points in axes:
+        position = jnp.clip(points * table.pad, -limit, limit) + table.half
+        base = jnp.round(position) if table.order == 2 else jnp.floor(position)
+        weights.append(_bspline(position - base, table.order))
+        index.append(base.astype(jnp.int32))
     side = 2 * table.half + 1
-    flat = (index[:, 2] * side + index[:, 1]) * side + index[:, 0]
-    return flat, [_bspline(fraction[:, axis], table.order) for axis in range(3)], side
+    return (index[2] * side + index[1]) * side + index[0], weights, side
 
 
 def _gather(flat_table: Float[Array, " m"], index: Array) -> Array:
     return flat_table.at[index].get(mode="promise_in_bounds")
 
 
-def sample(
-    table: SliceTable, points: Float[Array, "k 3"]
-) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Real and imaginary part of the transform at frequencies (kx, ky, kz) in Fourier pixels."""
-    flat, (wx, wy, wz), side = _taps(table, points)
-    real = jnp.zeros_like(points[:, 0])
+def sample_axes(table: SliceTable, axes: Axes) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """Real and imaginary part of the transform at frequencies (x, y, z) in Fourier pixels."""
+    flat, (wx, wy, wz), side = _taps(table, axes)
+    real = jnp.zeros_like(axes[0])
     imag = jnp.zeros_like(real)
     for oz, az, _ in wz:
         for oy, ay, _ in wy:
@@ -115,47 +126,54 @@ def sample(
     return real, imag
 
 
-def sample_with_gradient(
+def sample(
     table: SliceTable, points: Float[Array, "k 3"]
-) -> tuple[Float[Array, "2 k"], Float[Array, "2 3 k"]]:
+) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
+    """:func:`sample_axes` for points given as rows (kx, ky, kz)."""
+    return sample_axes(table, (points[:, 0], points[:, 1], points[:, 2]))
+
+
+def sample_with_gradient(
+    table: SliceTable, axes: Axes
+) -> tuple[Float[Array, "2 k"], tuple[Array, Array, Array]]:
     """Value and gradient with respect to the frequency (per Fourier pixel).
 
     The taps are gathered once and kept: a compiler that fuses the gathers into every one of
     the eight outputs would read the table eight times.
 
     Returns:
-        ``[re, im]`` and the gradient ``[re/im, x/y/z, k]``.
+        ``[re/im, k]`` and the gradient along x, y and z, each ``[re/im, k]``.
     """
-    flat, (wx, wy, wz), side = _taps(table, points)
+    flat, (wx, wy, wz), side = _taps(table, axes)
+    flat = lax.optimization_barrier(flat)
     index = jnp.stack(
-        [flat + (oz * side + oy) * side + ox for oz, *_ in wz for oy, *_ in wy for ox, *_ in wx]
+        [flat + ((oz * side + oy) * side + ox) for oz, *_ in wz for oy, *_ in wy for ox, *_ in wx]
     )
     corners = lax.optimization_barrier(
         jnp.stack([_gather(table.real, index), _gather(table.imag, index)])
     )
-    taps = len(wx)
-    cube = corners.reshape(2, taps, taps, taps, -1)
+    n = len(wx)
+    cube = corners.reshape(2, n, n, n, -1)
+    row = [
+        [(_along(cube[:, i, j], wx, 1), _along(cube[:, i, j], wx, 2)) for j in range(n)]
+        for i in range(n)
+    ]
+    plane = [
+        (
+            sum(wy[j][1][None] * row[i][j][0] for j in range(n)),
+            sum(wy[j][1][None] * row[i][j][1] for j in range(n)),
+            sum(wy[j][2][None] * row[i][j][0] for j in range(n)),
+        )
+        for i in range(n)
+    ]
+    value, gx, gy = (sum(wz[i][1][None] * plane[i][which] for i in range(n)) for which in range(3))
+    gz = sum(wz[i][2][None] * plane[i][0] for i in range(n))
+    return value, (table.pad * gx, table.pad * gy, table.pad * gz)
 
-    def contract(values: Array, weights: list, which: int) -> Array:
-        return sum(values[:, i] * w[which][None] for i, w in enumerate(weights))
 
-    value = [contract_last(cube, wx, 1), contract_last(cube, wx, 2)]
-    along_y = [contract_last(value[0], wy, 1), contract_last(value[1], wy, 1)]
-    d_y = contract_last(value[0], wy, 2)
-    v = contract(along_y[0], wz, 1)
-    gx = contract(along_y[1], wz, 1)
-    gy = contract(d_y, wz, 1)
-    gz = contract(along_y[0], wz, 2)
-    return v, table.pad * jnp.stack([gx, gy, gz], 1)
-
-
-def contract_last(values: Array, weights: list, which: int) -> Array:
-    """Weighted sum over the innermost tap axis, ``[2, ..., taps, k] -> [2, ..., k]``."""
-    parts = []
-    for i, w in enumerate(weights):
-        weight = w[which].reshape((1,) * (values.ndim - 2) + (-1,))
-        parts.append(values[..., i, :] * weight)
-    return sum(parts[1:], parts[0])
+def _along(values: Float[Array, "2 t k"], taps: list, which: int) -> Float[Array, "2 k"]:
+    """Sum over the taps of one line with their weights (1) or derivatives (2)."""
+    return sum(values[:, i] * tap[which][None] for i, tap in enumerate(taps))
 
 
 def transform(volume: Volume, pose: Pose, order: int = 3, pad: float = 2.0) -> Volume:

@@ -1,0 +1,137 @@
+"""What to search: bands, grids, candidates and stages, chosen from the data.
+
+The information that a band carries about a pose is the expected square of the score,
+``I(k) = sum over shell k of w^2 |F|^2``: the spectral signal-to-noise of reference and
+particles. The coarse band ends where it holds most of the information; the last band where
+the information about rotation, ``k^2 I(k)``, is used up. Spacings follow from the band: the
+phase of its outermost shell may turn by a fixed angle between neighbours of the grid.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from .. import fourier
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One round of local refinement: band limit, steps, candidates kept after it."""
+
+    kmax: int
+    steps: int
+    keep: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchPlan:
+    """Everything static about a search; hashable, so that equal plans share a compilation."""
+
+    box: int
+    coarse_k: int  # band of the exhaustive search, Fourier pixels
+    delta_deg: float  # spacing of its rotations
+    shift_step_vox: float
+    max_shift_vox: float  # half width of the allowed cube, particle frame
+    candidates: int
+    stages: tuple[Stage, ...]
+    distinct_deg: float  # candidates closer than this are one
+    chunk: int = 512  # rotations per matrix product
+    half_precision: bool = True  # bfloat16 operands in the exhaustive search
+
+    @property
+    def kmax(self) -> int:
+        """Largest band of any stage."""
+        return max([self.coarse_k, *(stage.kmax for stage in self.stages)])
+
+    def shifts(self) -> np.ndarray:
+        """Coarse shift grid, float32 ``[t, 3]`` in voxels."""
+        return shift_grid(self.max_shift_vox, self.shift_step_vox)
+
+
+def shift_grid(max_shift_vox: float, step_vox: float) -> np.ndarray:
+    """Cube of shifts with at most the given step that reaches the bound, float32 ``[t, 3]``."""
+    m = int(np.ceil(max_shift_vox / step_vox - 1e-6)) if max_shift_vox > 0 else 0
+    axis = np.linspace(-max_shift_vox, max_shift_vox, 2 * m + 1) if m else np.zeros(1)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
+    return grid.reshape(-1, 3).astype(np.float32)
+
+
+def information(reference_power: np.ndarray, weight: np.ndarray, kmax: int) -> np.ndarray:
+    """Expected squared score per shell 0 ... kmax (the scale of the reference left open).
+
+    Args:
+        reference_power: mean ``|F|^2`` per shell, at least ``kmax + 1`` long.
+        weight: mean squared observation weight on the half ball of ``kmax``, ``[K]``.
+        kmax: last shell.
+    """
+    radius = np.linalg.norm(fourier.half_ball(kmax), axis=1)
+    shell = np.minimum(np.rint(radius).astype(int), kmax)
+    total = np.bincount(shell, weights=weight, minlength=kmax + 1)
+    return total * reference_power[: kmax + 1]
+
+
+def band_holding(info: np.ndarray, fraction: float) -> int:
+    """Smallest shell below which the given fraction of the information lies."""
+    share = np.cumsum(info) / max(info.sum(), 1e-30)
+    return int(np.searchsorted(share, fraction - 1e-9))
+
+
+def particle_radius(reference: np.ndarray) -> float:
+    """Radius in voxels that holds 95 % of the variance of a map about its border level."""
+    box = reference.shape[-1]
+    border = np.concatenate([np.take(reference, [0, -1], axis=a).ravel() for a in range(3)])
+    square = (reference - np.median(border)) ** 2
+    axis = np.arange(box) - box // 2
+    radius = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None] ** 2)
+    bins = np.bincount(radius.astype(int).ravel(), weights=square.ravel())
+    share = np.cumsum(bins) / max(bins.sum(), 1e-30)
+    return float(np.clip(np.searchsorted(share, 0.95) + 1, 3, box // 2))
+
+
+def plan_search(
+    info: np.ndarray,
+    *,
+    box: int,
+    radius_vox: float,
+    max_shift_vox: float,
+    coarse_fraction: float = 0.8,
+    phase_rad: float = 1.2,
+    delta_deg: float | None = None,
+    candidates: int = 12,
+    keep: int = 1,
+) -> SearchPlan:
+    """Choose bands and grids from the spectral information.
+
+    Args:
+        info: result of :func:`information`.
+        box: edge of the particle box.
+        radius_vox: particle radius.
+        max_shift_vox: half width of the allowed cube of shifts.
+        coarse_fraction: share of the information that the exhaustive search must see.
+        phase_rad: phase change at the particle's edge and the band's end over half a grid step.
+        delta_deg: spacing of the rotations; chosen from the band if not given.
+        candidates: grid maxima that enter refinement.
+        keep: poses returned per reference.
+    """
+    last = len(info) - 1
+    turn_info = np.arange(last + 1) ** 2 * info
+    final_k = int(np.clip(band_holding(turn_info, 0.99), 6, last))
+    coarse_k = int(np.clip(band_holding(info, coarse_fraction), min(5, final_k), min(14, final_k)))
+    if delta_deg is None:
+        step = 2 * phase_rad * box / (2 * np.pi * coarse_k * radius_vox)
+        delta_deg = float(np.clip(np.degrees(step), 5.0, 18.0))
+    middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
+    bands = sorted({min(k, final_k) for k in (*middle, final_k)})
+    keeps = [max(keep, 4), max(keep, 2), keep][-len(bands) :]
+    keeps[-1] = keep
+    stages = tuple(Stage(k, 3, m) for k, m in zip(bands, keeps))
+    return SearchPlan(
+        box=box,
+        coarse_k=coarse_k,
+        delta_deg=delta_deg,
+        shift_step_vox=box / (2.67 * coarse_k),
+        max_shift_vox=float(max_shift_vox),
+        candidates=max(candidates, keep),
+        stages=stages,
+        distinct_deg=delta_deg / 3,
+    )

@@ -1,0 +1,154 @@
+"""Levenberg-Marquardt refinement of poses under the score, on SO(3) x R^3.
+
+Value, gradient and Gauss-Newton matrix of ``score`` in the left tangent of the rotation
+(``exp(w) R``) and the particle-frame shift, by variable projection: the amplitude of the
+reference is eliminated, so the metric is that of the normalised model. A step is kept only if
+the score rises; trip counts are fixed, so shapes are static.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from ..resample import SliceTable, rotated_axes, sample_with_gradient
+from ..rotation import exp
+from ..score import TINY, Observations
+
+MAX_TURN = 0.2  # radians in one step
+MAX_MOVE = 3.0  # voxels in one step
+
+
+class LocalModel(eqx.Module):
+    """Score and its quadratic model at one pose (tangent: 3 of rotation, 3 of shift)."""
+
+    score: Float[Array, ""]
+    gradient: Float[Array, "6"]
+    curvature: Float[Array, "6 6"]  # of the normalised model: minus the Hessian over the score
+
+
+def local_model(
+    table: SliceTable,
+    data: Float[Array, "2 k"],
+    weight: Float[Array, " k"],
+    vectors: Float[Array, "3 k"],
+    rotation: Float[Array, "3 3"],
+    shift: Float[Array, "3"],
+    box: int,
+) -> LocalModel:
+    """Quadratic model of the score of one particle at one pose.
+
+    Args:
+        table: reference.
+        data: real and imaginary part of the whitened particle.
+        weight: its weight.
+        vectors: half-ball frequencies, rows kx, ky, kz.
+        rotation: particle to reference.
+        shift: ``-R^T t``, voxels.
+        box: edge of the particle box.
+    """
+    # without the barrier the small arithmetic of a step is fused into, and redone for, every k
+    rotation, shift = lax.optimization_barrier((rotation, shift))
+    axes = rotated_axes(vectors, rotation)
+    value, slope = sample_with_gradient(table, axes)
+    angle = (-2 * jnp.pi / box) * _inner(vectors, shift)
+    cos, sin = jnp.cos(angle) * weight, jnp.sin(angle) * weight
+    model = _rotate(value, cos, sin)
+    qx, qy, qz = axes
+    gx, gy, gz = (_rotate(slope[i], cos, sin) for i in range(3))
+    rows = []
+    for part in (0, 1):  # real, imaginary
+        turned = -model[0] if part else model[1]
+        turn = [
+            qy * gz[part] - qz * gy[part],
+            qz * gx[part] - qx * gz[part],
+            qx * gy[part] - qy * gx[part],
+        ]
+        move = [(2 * jnp.pi / box) * vectors[i] * turned for i in range(3)]
+        rows.append(jnp.stack([*turn, *move, model[part], data[part]]))
+    # one Gram matrix holds every product that is needed
+    matrix = lax.optimization_barrier(jnp.stack(rows, 1).reshape(8, -1))
+    gram = matrix @ matrix.T
+    norm2 = lax.rsqrt(gram[6, 6] + TINY)
+    along = gram[:6, 6] * norm2 * norm2
+    root2 = jnp.sqrt(2.0)
+    score = root2 * gram[7, 6] * norm2
+    gradient = root2 * gram[:6, 7] * norm2 - score * along
+    curvature = gram[:6, :6] * norm2 * norm2 - along[:, None] * along[None, :]
+    return LocalModel(score, gradient, curvature)
+
+
+def _inner(vectors: Float[Array, "3 k"], shift: Float[Array, "3"]) -> Float[Array, " k"]:
+    return vectors[0] * shift[0] + vectors[1] * shift[1] + vectors[2] * shift[2]
+
+
+def _rotate(pair: Float[Array, "2 k"], cos: Array, sin: Array) -> tuple[Array, Array]:
+    return pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos
+
+
+def _step(model: LocalModel, damping: Float[Array, ""]) -> Float[Array, "6"]:
+    """Damped Newton step, its rotation and shift parts limited in length."""
+    scale = jnp.maximum(jnp.abs(model.score), 1e-3)
+    matrix = scale * model.curvature
+    diagonal = jnp.diagonal(matrix)
+    matrix = matrix + jnp.diag(damping * diagonal + 1e-6 * jnp.max(diagonal) + TINY)
+    step = _solve_positive(matrix, model.gradient)
+    turn = jnp.minimum(1.0, MAX_TURN * lax.rsqrt(jnp.sum(step[:3] ** 2) + TINY))
+    move = jnp.minimum(1.0, MAX_MOVE * lax.rsqrt(jnp.sum(step[3:] ** 2) + TINY))
+    return jnp.concatenate([step[:3] * turn, step[3:] * move])
+
+
+def _solve_positive(matrix: Float[Array, "6 6"], right: Float[Array, "6"]) -> Float[Array, "6"]:
+    """Gauss-Jordan elimination of a positive definite system, unrolled.
+
+    A library call for a 6 x 6 system inside the loop costs more than the search direction itself.
+    """
+    system = jnp.concatenate([matrix, right[:, None]], 1)
+    for pivot in range(6):
+        row = system[pivot] / system[pivot, pivot]
+        system = system - system[:, pivot][:, None] * row[None]
+        system = system.at[pivot].set(row)
+    return system[:, 6]
+
+
+def refine_pose(
+    table: SliceTable,
+    data: Float[Array, "2 k"],
+    weight: Float[Array, " k"],
+    vectors: Float[Array, "3 k"],
+    rotation: Float[Array, "3 3"],
+    shift: Float[Array, "3"],
+    *,
+    box: int,
+    steps: int,
+) -> tuple[Float[Array, "3 3"], Float[Array, "3"], Float[Array, ""]]:
+    """Climb from one pose; returns rotation, shift and score, never worse than the start."""
+
+    def evaluate(rotation: Array, shift: Array) -> LocalModel:
+        return local_model(table, data, weight, vectors, rotation, shift, box)
+
+    def body(_: int, state: tuple) -> tuple:
+        rotation, shift, model, damping = state
+        step = _step(model, damping)
+        turned = exp(step[:3]) @ rotation
+        moved = shift + step[3:]
+        trial = evaluate(turned, moved)
+        better = trial.score > model.score
+        keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
+        model = LocalModel(
+            keep(trial.score, model.score),
+            keep(trial.gradient, model.gradient),
+            keep(trial.curvature, model.curvature),
+        )
+        damping = jnp.where(better, damping * 0.3, jnp.minimum(damping * 6.0, 1e3))
+        return keep(turned, rotation), keep(moved, shift), model, damping
+
+    start = (rotation, shift, evaluate(rotation, shift), jnp.float32(0.05))
+    rotation, shift, model, _ = lax.fori_loop(0, steps, body, start)
+    return rotation, shift, model.score
+
+
+def split_observation(observations: Observations) -> tuple[Array, Array]:
+    """Observations as real arrays: data ``[n, 2, k]`` and weight ``[n, k]``."""
+    data = jnp.stack([observations.data.real, observations.data.imag], 1)
+    return data, jnp.broadcast_to(observations.weight, observations.data.shape)
