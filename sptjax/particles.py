@@ -1,0 +1,191 @@
+"""Particles as Fourier coefficients: read once, kept on the half ball for every round.
+
+Reading also finds what is wrong with single particles (NaN, no contrast: excluded, the run
+goes on) and accumulates the mean power of the stack, from which the wedge and the noise are
+estimated. Raw voxels are read again only for averaging.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from . import fourier
+from ._chunk import padded_batches
+from ._types import Status
+from .noise import noise_power
+from .score import Comparator, Observations, observe
+
+Progress = Callable[[Iterable, str], Iterable]
+
+
+class Stack(Protocol):
+    """What reading needs of a stack of volumes."""
+
+    box: int
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """float32 ``[len(indices), z, y, x]``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """Which part of Fourier space particles have seen, and how well.
+
+    ``shared`` is one centred grid ``[z, y, x]`` for all; otherwise ``stack`` holds one grid per
+    particle. ``premultiplied`` particles are already multiplied by it.
+    """
+
+    shared: np.ndarray | None
+    stack: Stack | None = None
+    premultiplied: bool = False
+
+    def grids(self, indices: np.ndarray) -> np.ndarray:
+        """Grids of the given particles: ``[z, y, x]`` if shared, else ``[b, z, y, x]``."""
+        if self.stack is None:
+            return self.shared
+        return np.maximum(self.stack.read(indices), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Particles:
+    """Coefficients of all particles on the half ball, scaled to unit mean power.
+
+    ``coefficients`` complex64 ``[n, K]``, multiplied by the sampling; ``sampling`` float32
+    ``[1 or n, K]``; ``noise`` float32 ``[K]`` per unit of sampling; ``status`` per particle.
+    """
+
+    coefficients: np.ndarray
+    sampling: np.ndarray
+    noise: np.ndarray
+    status: np.ndarray
+    vectors: np.ndarray
+    box: int
+
+    def __len__(self) -> int:
+        return len(self.coefficients)
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Indices of the particles that can be aligned and averaged."""
+        return np.flatnonzero(self.status == Status.OK)
+
+    def observations(self, indices: np.ndarray, comparator: Comparator) -> Observations:
+        """Whitened observations of a batch."""
+        sampling = self.sampling if len(self.sampling) == 1 else self.sampling[indices]
+        return _observe(
+            jnp.asarray(self.coefficients[indices]),
+            jnp.asarray(sampling),
+            jnp.asarray(self.noise),
+            comparator,
+        )
+
+    def mean_weight(self, comparator: Comparator) -> np.ndarray:
+        """Mean squared observation weight on the half ball, ``[K]``."""
+        noise = self.noise if comparator is Comparator.MATCHED else np.ones_like(self.noise)
+        return self.sampling.mean(0) / noise
+
+
+_observe = eqx.filter_jit(observe)
+
+
+@eqx.filter_jit
+def _ball(volumes: Float[Array, "b z y x"], vectors: Int[Array, "k 3"]) -> Array:
+    finite = jnp.isfinite(volumes)
+    return fourier.ball_coefficients(jnp.where(finite, volumes, 0.0), vectors)
+
+
+@eqx.filter_jit
+def _grids_on_ball(grids: Float[Array, "b z y x"], vectors: Int[Array, "k 3"]) -> Array:
+    return fourier.ball_samples(grids, vectors)
+
+
+def check_volumes(volumes: np.ndarray) -> np.ndarray:
+    """Status of every volume of a batch, int ``[b]``."""
+    status = np.full(len(volumes), Status.OK, np.int32)
+    flat = volumes.reshape(len(volumes), -1)
+    spread = np.ptp(flat, axis=1)
+    status[spread == 0] = Status.CONSTANT
+    status[~np.isfinite(spread)] = Status.NONFINITE
+    return status
+
+
+def load_particles(
+    stack: Stack,
+    sampling: Sampling,
+    kmax: int,
+    *,
+    batch: int = 32,
+    mirror_beam: bool = True,
+    progress: Progress = lambda items, _: items,
+) -> Particles:
+    """Read a stack and keep its coefficients up to ``kmax``.
+
+    Args:
+        stack: volumes of one even box.
+        sampling: wedge or weights of the particles.
+        kmax: last shell that any stage will use, Fourier pixels, below ``box / 2``.
+        batch: volumes in memory at a time.
+        mirror_beam: the sampling is symmetric in ``kz`` (see :func:`noise_power`).
+        progress: wraps the iteration over batches.
+    """
+    vectors = fourier.half_ball(kmax)
+    index = jnp.asarray(vectors)
+    n = len(stack)
+    coefficients = np.empty((n, len(vectors)), np.complex64)
+    status = np.empty(n, np.int32)
+    shared = sampling.shared is not None
+    rows = np.empty((1 if shared else n, len(vectors)), np.float32)
+    if shared:
+        rows[0] = np.asarray(_grids_on_ball(jnp.asarray(sampling.shared)[None], index))[0]
+    for indices, real in progress(list(padded_batches(np.arange(n), batch)), "reading"):
+        here = indices[:real]
+        volumes = stack.read(indices)
+        status[here] = check_volumes(volumes)[:real]
+        values = np.asarray(_ball(jnp.asarray(volumes), index))[:real]
+        if not shared:
+            grids = jnp.asarray(sampling.grids(indices))
+            rows[here] = np.asarray(_grids_on_ball(grids, index))[:real]
+        weight = rows[here] if not shared else rows
+        if not sampling.premultiplied:
+            values = values * weight
+        coefficients[here] = _unit_power(values, weight)
+    good = status == Status.OK
+    coefficients[~good] = 0
+    return Particles(
+        coefficients,
+        rows,
+        _stack_noise(coefficients, rows, vectors, good, mirror_beam),
+        status,
+        vectors,
+        stack.box,
+    )
+
+
+def _unit_power(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Scale every particle so that its mean power per unit of sampling is one."""
+    power = (np.abs(values) ** 2).sum(1) / np.maximum(weight.sum(1), 1e-30)
+    return values / np.sqrt(np.maximum(power, 1e-30))[:, None]
+
+
+def _stack_noise(
+    coefficients: np.ndarray,
+    rows: np.ndarray,
+    vectors: np.ndarray,
+    good: np.ndarray,
+    mirror_beam: bool,
+) -> np.ndarray:
+    total = np.zeros(len(vectors))
+    weight = np.zeros(len(vectors))
+    for i in np.flatnonzero(good):
+        total += np.abs(coefficients[i]) ** 2
+        weight += rows[0 if len(rows) == 1 else i]
+    count = max(int(good.sum()), 1)
+    return noise_power(total / count, weight / count, vectors, count, mirror_beam=mirror_beam)
