@@ -33,7 +33,7 @@ def map_chunked(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
 
 
 def batch_size(bytes_each: int, budget: int, most: int) -> int:
-    """Largest power of two, at most ``most``, whose items fit into ``budget`` bytes (at least 1)."""
+    """Largest power of two, at most ``most``, whose items fit into ``budget`` bytes."""
     size = 1
     while 2 * size <= most and 2 * size * bytes_each <= budget:
         size *= 2

@@ -9,6 +9,7 @@ lower band of frequencies is a prefix of it. Frequency zero is never part of a b
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Complex, Float, Int
 
 from ._types import Volume
@@ -60,7 +61,8 @@ def half_grid(box: int) -> np.ndarray:
 
 def centre_phase(vectors: Float[Array, "*b 3"], box: int) -> Complex[Array, "*b"]:
     """Factor that moves the origin of coefficients from voxel 0 to the centre voxel."""
-    return jnp.exp(1j * (2 * jnp.pi * (box // 2) / box) * vectors.sum(-1))
+    angle = (2 * jnp.pi * (box // 2) / box) * vectors.sum(-1)
+    return lax.complex(jnp.cos(angle), jnp.sin(angle))
 
 
 def ball_coefficients(
@@ -85,6 +87,13 @@ def ball_samples(grids: Float[Array, "n z y x"], vectors: Int[Array, "k 3"]) -> 
     box = grids.shape[-1]
     kx, ky, kz = ((vectors[:, i] + box // 2) % box for i in range(3))
     return grids.reshape(grids.shape[0], -1)[:, (kz * box + ky) * box + kx]
+
+
+def half_from_centred(grid: Float[Array, "*b z y x"]) -> Float[Array, "*b z y h"]:
+    """A Hermitian-even centred grid (zero frequency at ``n // 2``) in the layout of rfftn."""
+    box = grid.shape[-1]
+    corner = jnp.fft.ifftshift(grid, axes=(-3, -2, -1))
+    return corner[..., : box // 2 + 1]
 
 
 def shell_index(box: int) -> np.ndarray:
@@ -120,8 +129,9 @@ def radial_filter(
     box = volume.shape[-1]
     radius = jnp.asarray(np.linalg.norm(half_grid(box), axis=-1), jnp.float32)
     table = jnp.interp(radius, jnp.arange(gain.shape[0], dtype=jnp.float32), gain, right=0.0)
+    gain = table.reshape((1,) * (volume.ndim - 3) + (box, box, -1))
     spectrum = rfftn(volume)
-    return irfftn(spectrum * table.reshape((1,) * (volume.ndim - 3) + table.shape), box)
+    return irfftn(spectrum * gain.astype(spectrum.dtype), box)
 
 
 def fourier_resample(volume: Volume, box: int) -> Volume:

@@ -53,9 +53,9 @@ def slice_table(volume: Volume, kmax: float, order: int = 1, pad: float = 2.0) -
     before = padded // 2 - box // 2
     wide = jnp.pad(corrected, [(before, padded - box - before)] * 3)
     spectrum = fourier.fft_centred(wide)
-    half = min(int(np.ceil(padded / box * kmax)) + order + 1, padded // 2 - 1)
-    keep = slice(padded // 2 - half, padded // 2 + half + 1)
-    cube = spectrum[keep, keep, keep].reshape(-1)
+    half = int(np.ceil(padded / box * kmax)) + order + 1
+    keep = (np.arange(-half, half + 1) + padded // 2) % padded  # periodic past Nyquist
+    cube = spectrum[keep][:, keep][:, :, keep].reshape(-1)
     return SliceTable(cube.real, cube.imag, half, padded / box, order)
 
 
@@ -192,7 +192,7 @@ def transform(volume: Volume, pose: Pose, order: int = 3, pad: float = 2.0) -> V
 def transformed_coefficients(
     table: SliceTable, pose: Pose, grid: Float[Array, "k 3"], box: int
 ) -> Complex[Array, " k"]:
-    """Coefficients (origin at voxel 0) of the moved volume at integer frequencies; 0 past Nyquist."""
+    """Coefficients of the moved volume (origin at voxel 0); 0 past Nyquist."""
     real, imag = sample(table, grid @ pose.rotation)  # R^T k for every row k
     angle = (-2 * jnp.pi / box) * (grid @ (pose.shift + box // 2))
     inside = (grid * grid).sum(-1) <= (box / 2) ** 2

@@ -57,10 +57,10 @@ def observe(
     seen = sampling > 0
     scale = jnp.where(seen, lax.rsqrt(jnp.where(seen, power * sampling, 1.0)), 0.0)
     weight = jnp.where(seen, jnp.sqrt(jnp.where(seen, sampling / power, 1.0)), 0.0)
-    data = coefficients * scale
+    data = coefficients * scale.astype(coefficients.dtype)
     if comparator is Comparator.CCC:
         norm = lax.rsqrt(2 * jnp.sum(jnp.abs(data) ** 2, 1, keepdims=True) + TINY)
-        data = data * norm
+        data = data * norm.astype(data.dtype)
     return Observations(data, weight)
 
 
@@ -98,6 +98,7 @@ def score(
     Differentiable with respect to the pose, the table (hence the reference) and the weights
     (hence the wedge). Arguments as in :func:`slice_reference`.
     """
-    model = observation.weight[0] * slice_reference(table, vectors, rotation, shift, box)
+    reference = slice_reference(table, vectors, rotation, shift, box)
+    model = observation.weight[0].astype(reference.dtype) * reference
     product = jnp.sum((jnp.conj(observation.data[0]) * model).real)
     return jnp.sqrt(2.0) * product * lax.rsqrt(jnp.sum(jnp.abs(model) ** 2) + TINY)

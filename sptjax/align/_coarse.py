@@ -72,10 +72,10 @@ def _phased_rows(
     shifts: Float[Array, "t 3"],
     box: int,
 ) -> Float[Array, "n t m"]:
-    """Weighted particles multiplied by ``exp(2 pi i k.s / n)``, real and imaginary part side by side."""
+    """Weighted particles times ``exp(2 pi i k.s / n)``, real and imaginary part side by side."""
     angle = (2 * jnp.pi / box) * (shifts @ vectors.T)
     phase = lax.complex(jnp.cos(angle), jnp.sin(angle))
-    weighted = observations.data * observations.weight
+    weighted = observations.data * observations.weight.astype(observations.data.dtype)
     moved = weighted[:, None, :] * phase[None]
     return jnp.concatenate([moved.real, moved.imag], -1)
 
@@ -90,7 +90,7 @@ def _dot(rows: Array, columns: Array) -> Array:
 def distinct_maxima(
     scores: Float[Array, "q"], neighbours: Int[Array, "q m"], count: int
 ) -> Int[Array, " count"]:
-    """The ``count`` best local maxima on the rotation grid; non-maxima fill up if there are fewer."""
+    """The ``count`` best local maxima on the rotation grid, then the best of the others."""
     peak = scores >= scores[neighbours].max(-1)
     spread = scores.max() - scores.min() + 1.0
     return lax.top_k(jnp.where(peak, scores, scores - spread), count)[1]

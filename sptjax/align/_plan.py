@@ -88,42 +88,50 @@ def particle_radius(reference: np.ndarray) -> float:
     return float(np.clip(np.searchsorted(share, 0.95) + 1, 3, box // 2))
 
 
+DETECTABLE = 9.0  # expected score of the exhaustive band above which its maxima are trusted
+WIDEST_COARSE = 14  # Fourier pixels; the product grows with the sixth power of the band
+
+
 def plan_search(
     info: np.ndarray,
     *,
     box: int,
     radius_vox: float,
     max_shift_vox: float,
-    coarse_fraction: float = 0.8,
+    expected_score: float,
     phase_rad: float = 1.2,
     delta_deg: float | None = None,
-    candidates: int = 12,
+    candidates: int | None = None,
     keep: int = 1,
 ) -> SearchPlan:
-    """Choose bands and grids from the spectral information.
+    """Choose bands and grids from the spectral information and the expected score.
 
     Args:
-        info: result of :func:`information`.
+        info: result of :func:`information`; only its shape matters, its sum is taken to be the
+            square of ``expected_score``.
         box: edge of the particle box.
         radius_vox: particle radius.
         max_shift_vox: half width of the allowed cube of shifts.
-        coarse_fraction: share of the information that the exhaustive search must see.
+        expected_score: score that a particle at its right pose is expected to have, in
+            standard deviations of the noise.
         phase_rad: phase change at the particle's edge and the band's end over half a grid step.
         delta_deg: spacing of the rotations; chosen from the band if not given.
-        candidates: grid maxima that enter refinement.
+        candidates: grid maxima that enter refinement; chosen from the score if not given.
         keep: poses returned per reference.
     """
     last = len(info) - 1
-    turn_info = np.arange(last + 1) ** 2 * info
-    final_k = int(np.clip(band_holding(turn_info, 0.99), 6, last))
-    coarse_k = int(np.clip(band_holding(info, coarse_fraction), min(5, final_k), min(14, final_k)))
+    share = np.cumsum(info) / max(info.sum(), 1e-30)
+    score = expected_score * np.sqrt(share)
+    final_k = int(np.clip(band_holding(np.arange(last + 1) ** 2 * info, 0.99), 6, last))
+    coarse_k = int(np.clip(np.searchsorted(score, DETECTABLE), 5, min(WIDEST_COARSE, final_k)))
+    if candidates is None:
+        candidates = 12 if score[coarse_k] >= DETECTABLE else 96
     if delta_deg is None:
         step = 2 * phase_rad * box / (2 * np.pi * coarse_k * radius_vox)
         delta_deg = float(np.clip(np.degrees(step), 5.0, 18.0))
     middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
     bands = sorted({min(k, final_k) for k in (*middle, final_k)})
-    keeps = [max(keep, 4), max(keep, 2), keep][-len(bands) :]
-    keeps[-1] = keep
+    keeps = [max(keep, 4, candidates // 8), max(keep, 2, candidates // 24), keep][-len(bands) :]
     stages = tuple(Stage(k, 3, m) for k, m in zip(bands, keeps))
     return SearchPlan(
         box=box,

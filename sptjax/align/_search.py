@@ -128,8 +128,13 @@ def refine_candidates(
     stage: Stage,
     *,
     dedupe: bool = True,
+    reach_vox: float | None = None,
 ) -> tuple[Float[Array, "n c k 3 3"], Float[Array, "n c k 3"], Float[Array, "n c k"]]:
-    """Refine all candidates in one band and keep the best distinct ones."""
+    """Refine all candidates in one band and keep the best distinct ones.
+
+    Candidates that leave the cube of shifts, or move further than ``reach_vox`` from their
+    start, rank behind all others.
+    """
     plan = search.plan
     n, c, m = rotation.shape[:3]
     size = fourier.half_ball_size(stage.kmax)
@@ -156,8 +161,11 @@ def refine_candidates(
         (search.fine.real, search.fine.imag, per_reference(rotation), per_reference(shift)),
     )
     back = lambda x: jnp.moveaxis(x.reshape(c, n, m, *x.shape[2:]), 0, 1)  # noqa: E731
+    start = shift
     rotation, shift, value = back(turns), back(moves), back(values)
     inside = (jnp.abs(shift) <= plan.max_shift_vox + plan.shift_step_vox / 2).all(-1)
+    if reach_vox is not None:
+        inside &= (jnp.abs(shift - start) <= reach_vox).all(-1)
     rank = jnp.where(inside, value, value - 1e3)
     keep = min(stage.keep, m)
     if dedupe and m > 1:

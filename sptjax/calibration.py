@@ -1,0 +1,123 @@
+"""Before the first round: how strong is the signal, and how do the references relate to it?
+
+A pilot search over a few particles, in wider and wider bands until its scores stand clear of
+the noise, yields the score to expect (which sets the bands of the real search) and the radial
+transfer that references from elsewhere lack.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import jax.numpy as jnp
+import numpy as np
+
+from . import transfer
+from .align import AlignmentSettings, RotateTranslate3DTree, align_particles, make_plan
+from .particles import Particles
+from .resample import SliceTable
+from .score import Comparator
+from .symmetry import Symmetry
+
+Progress = Callable[[Iterable, str], Iterable]
+CLEAR = 10.0  # a median score that chance does not reach over a whole search
+LEVELS = (40.0, 14.0, 5.0)  # expected scores to plan for: easy, middling, hopeless
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Result of a pilot."""
+
+    references: np.ndarray  # [c, n, n, n], the transfer folded in
+    gain: np.ndarray  # transfer per shell
+    expected_score: float
+    particles: int  # how many were used
+
+
+def calibrate(
+    particles: Particles,
+    references: np.ndarray,
+    symmetries: tuple[Symmetry, ...],
+    settings: AlignmentSettings,
+    *,
+    most: int = 32,
+    progress: Progress = lambda items, _: items,
+) -> Calibration:
+    """Pilot search with the first reference of every class.
+
+    Args:
+        particles: of the run.
+        references: ``[c, n, n, n]``.
+        symmetries: of the references.
+        settings: of the run; the pilot searches adaptively whatever the aligner is.
+        most: particles to use, spread over the stack.
+        progress: wraps iterations over batches.
+    """
+    usable = particles.usable
+    references = np.asarray(references, np.float32)
+    flat = np.ones(references.shape[-1] // 2 + 1, np.float32)
+    if settings.comparator is not Comparator.MATCHED or len(usable) < 4:
+        return Calibration(references, flat, 0.0, 0)
+    rows = usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)]
+    pilot = dataclasses.replace(settings, aligner=RotateTranslate3DTree(), fine=None, peaks=None)
+    if settings.search_vox is None and settings.aligner is not None:
+        own = getattr(settings.aligner, "search", None) or getattr(
+            settings.aligner, "maxshift", None
+        )
+        pilot = dataclasses.replace(pilot, aligner=RotateTranslate3DTree(maxshift=own))
+    maps, tried = references, set()
+    for level in LEVELS:
+        plan = make_plan(particles, jnp.asarray(maps), pilot, level)
+        if plan in tried:
+            continue
+        tried.add(plan)
+        found = align_particles(
+            particles, rows, maps, symmetries, pilot, expected_score=level, progress=progress
+        )
+        if np.median(found.score.max(1)) >= CLEAR:
+            break
+    gain = _transfer(particles, rows, maps, found, pilot)
+    improved = np.asarray(transfer.apply_transfer(maps, gain))
+    local = dataclasses.replace(pilot, aligner=None)
+    again = align_particles(
+        particles, rows, improved, symmetries, local, expected_score=level, start=found
+    )
+    before, after = np.median(found.score.max(1)), np.median(again.score.max(1))
+    if after < before:  # the transfer is not better than none
+        return Calibration(references, flat, float(before), len(rows))
+    return Calibration(improved, gain, float(after), len(rows))
+
+
+def _transfer(
+    particles: Particles,
+    rows: np.ndarray,
+    maps: np.ndarray,
+    found,
+    settings: AlignmentSettings,
+) -> np.ndarray:
+    """Transfer from the better half of the pilot, every particle with its best reference."""
+    from .align._search import stack_tables
+
+    best = found.score.argmax(1)
+    top = found.score.max(1)
+    good = np.argsort(-top, kind="stable")[: max(4, len(top) // 2)]
+    kmax = float(np.linalg.norm(particles.vectors[-1]))
+    vectors = jnp.asarray(particles.vectors, jnp.float32)
+    total = None
+    for c in np.unique(best[good]):
+        mine = good[best[good] == c]
+        tables = stack_tables(jnp.asarray(maps[c : c + 1]), kmax)
+        table = SliceTable(tables.real[0], tables.imag[0], tables.half, tables.pad, tables.order)
+        part = transfer.regress(
+            table,
+            particles.observations(rows[mine], settings.comparator),
+            vectors,
+            jnp.asarray(found.rotation[mine, c]),
+            jnp.asarray(found.shift[mine, c]),
+            box=particles.box,
+        )
+        total = (
+            part
+            if total is None
+            else transfer.Regression(total.product + part.product, total.power + part.power)
+        )
+    return transfer.radial_transfer(total)

@@ -1,0 +1,84 @@
+"""Two half maps refined apart: bring the odd one onto the even one before they are compared.
+
+Halves of an asymmetric particle may drift in all six degrees of freedom, of a Cn particle in
+the rotation about z and the shift along z; a group with more than one axis leaves none.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from . import fourier, resample
+from ._types import Pose, Volume
+from .align._refine import refine_pose
+from .align._search import stack_tables
+from .resample import SliceTable
+from .symmetry import Symmetry
+
+_STARTS = 3  # per axis: rotations of -6, 0, 6 degrees about each
+_STEPS = 12
+
+
+def align_halves(even: Volume, odd: Volume, symmetry: Symmetry) -> Volume:
+    """The odd map moved onto the even one, within what the symmetry leaves free.
+
+    Args:
+        even: reference half, ``[n, n, n]``.
+        odd: the other half, nearly in place (both started from the same model).
+        symmetry: of both; ``c1`` frees everything, ``cn`` the z axis, others nothing.
+    """
+    if not symmetry.name.startswith("c") or not float(jnp.abs(odd).max()) > 0:
+        return odd
+    pose = half_pose(even, odd)
+    if symmetry.name != "c1":
+        pose = _about_z(pose)
+    return resample.transform(odd, pose)
+
+
+def half_pose(even: Volume, odd: Volume) -> Pose:
+    """Local pose ``x_even = R x_odd + t`` by the best of a few refined starts."""
+    box = even.shape[-1]
+    kmax = min(box // 2 - 1, max(6, box // 4))
+    vectors = jnp.asarray(fourier.half_ball(kmax))
+    starts = jnp.asarray(_starts(), jnp.float32)
+    turn, position, _ = _search(jnp.asarray(even), jnp.asarray(odd), vectors, starts)
+    return Pose(turn, -turn @ position)
+
+
+@eqx.filter_jit
+def _search(even: Array, odd: Array, vectors: Array, starts: Float[Array, "s 3 3"]):
+    box = even.shape[-1]
+    kmax = float(np.sqrt(3)) * box / 2
+    tables = stack_tables(even[None], min(kmax, box / 2))
+    table = SliceTable(tables.real[0], tables.imag[0], tables.half, tables.pad, tables.order)
+    data = fourier.ball_coefficients(odd[None], vectors)[0]
+    pair = jnp.stack([data.real, data.imag])
+    pair = pair / jnp.sqrt(2 * jnp.sum(pair * pair))
+    rows = vectors.astype(jnp.float32).T
+    weight = jnp.ones(rows.shape[1])
+
+    def climb(turn: Array):
+        return refine_pose(table, pair, weight, rows, turn, jnp.zeros(3), box=box, steps=_STEPS)
+
+    turns, positions, scores = eqx.filter_vmap(climb)(starts)
+    best = jnp.argmax(scores)
+    return turns[best], positions[best], scores[best]
+
+
+def _starts() -> np.ndarray:
+    from scipy.spatial.transform import Rotation
+
+    turns = np.concatenate([np.zeros((1, 3)), 6 * np.eye(3), -6 * np.eye(3)])
+    return Rotation.from_rotvec(turns, degrees=True).as_matrix()
+
+
+def _about_z(pose: Pose) -> Pose:
+    """The part of a pose that turns about z and moves along z."""
+    angle = jnp.arctan2(
+        pose.rotation[1, 0] - pose.rotation[0, 1], pose.rotation[0, 0] + pose.rotation[1, 1]
+    )
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    zero, one = jnp.zeros_like(cos), jnp.ones_like(cos)
+    rotation = jnp.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one]).reshape(3, 3)
+    return Pose(rotation, jnp.stack([zero, zero, pose.shift[2]]))
