@@ -6,7 +6,7 @@ import numpy as np
 
 
 def transform(volume, points):
-    """``sum_x f(x) exp(-2 pi i k.(x - c) / n)`` at any frequencies (kx, ky, kz), origin ``n // 2``."""
+    """``sum_x f(x) exp(-2 pi i k.(x - c) / n)`` at any (kx, ky, kz), origin ``n // 2``."""
     volume = np.asarray(volume, np.float64)
     box = volume.shape[0]
     axis = np.arange(box) - box // 2
