@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import transfer
-from .align import AlignmentSettings, RotateTranslate3DTree, align_particles, make_plan
+from .align import (
+    AlignmentSettings,
+    RotateTranslate3DTree,
+    align_particles,
+    make_plan,
+    stack_tables,
+)
 from .particles import Particles
 from .resample import SliceTable
 from .score import Comparator
@@ -95,8 +101,6 @@ def _transfer(
     settings: AlignmentSettings,
 ) -> np.ndarray:
     """Transfer from the better half of the pilot, every particle with its best reference."""
-    from .align._search import stack_tables
-
     best = found.score.argmax(1)
     top = found.score.max(1)
     good = np.argsort(-top, kind="stable")[: max(4, len(top) // 2)]

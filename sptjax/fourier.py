@@ -112,11 +112,11 @@ def hermitian_count(box: int) -> np.ndarray:
 
 def shell_mean(values: Float[Array, "z y h"], box: int) -> Float[Array, " s"]:
     """Mean over the shells 0 ... n // 2 of a half-grid quantity, Friedel partners counted."""
-    shells = jnp.asarray(np.minimum(shell_index(box), box // 2 + 1).ravel())
+    shells = np.minimum(shell_index(box), box // 2 + 1).ravel()
     weight = jnp.asarray(hermitian_count(box).ravel())
     total = jnp.zeros(box // 2 + 2).at[shells].add(values.ravel() * weight)
-    count = jnp.zeros(box // 2 + 2).at[shells].add(weight)
-    return (total / count)[: box // 2 + 1]
+    count = np.bincount(np.asarray(shells), hermitian_count(box).ravel())
+    return (total / jnp.asarray(count, jnp.float32))[: box // 2 + 1]
 
 
 def radial_filter(

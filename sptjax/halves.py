@@ -8,32 +8,32 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.spatial.transform import Rotation
 
 from . import fourier, resample
 from ._types import Pose, Volume
-from .align._refine import refine_pose
-from .align._search import stack_tables
+from .align import refine_pose, stack_tables
 from .resample import SliceTable
 from .symmetry import Symmetry
 
-_STARTS = 3  # per axis: rotations of -6, 0, 6 degrees about each
 _STEPS = 12
 
 
-def align_halves(even: Volume, odd: Volume, symmetry: Symmetry) -> Volume:
-    """The odd map moved onto the even one, within what the symmetry leaves free.
+def align_halves(even: Volume, odd: Volume, symmetry: Symmetry) -> tuple[Volume, Pose]:
+    """The odd map moved onto the even one, within what the symmetry leaves free, and how.
 
     Args:
         even: reference half, ``[n, n, n]``.
         odd: the other half, nearly in place (both started from the same model).
         symmetry: of both; ``c1`` frees everything, ``cn`` the z axis, others nothing.
     """
-    if not symmetry.name.startswith("c") or not float(jnp.abs(odd).max()) > 0:
-        return odd
+    empty = not float(jnp.abs(odd).max()) > 0 or not float(jnp.abs(even).max()) > 0
+    if not symmetry.name.startswith("c") or empty:
+        return odd, Pose(jnp.eye(3), jnp.zeros(3))
     pose = half_pose(even, odd)
     if symmetry.name != "c1":
         pose = _about_z(pose)
-    return resample.transform(odd, pose)
+    return resample.transform(odd, pose), pose
 
 
 def half_pose(even: Volume, odd: Volume) -> Pose:
@@ -49,8 +49,7 @@ def half_pose(even: Volume, odd: Volume) -> Pose:
 @eqx.filter_jit
 def _search(even: Array, odd: Array, vectors: Array, starts: Float[Array, "s 3 3"]):
     box = even.shape[-1]
-    kmax = float(np.sqrt(3)) * box / 2
-    tables = stack_tables(even[None], min(kmax, box / 2))
+    tables = stack_tables(even[None], box / 2)
     table = SliceTable(tables.real[0], tables.imag[0], tables.half, tables.pad, tables.order)
     data = fourier.ball_coefficients(odd[None], vectors)[0]
     pair = jnp.stack([data.real, data.imag])
@@ -67,8 +66,7 @@ def _search(even: Array, odd: Array, vectors: Array, starts: Float[Array, "s 3 3
 
 
 def _starts() -> np.ndarray:
-    from scipy.spatial.transform import Rotation
-
+    """The identity, and six degrees either way about each axis."""
     turns = np.concatenate([np.zeros((1, 3)), 6 * np.eye(3), -6 * np.eye(3)])
     return Rotation.from_rotvec(turns, degrees=True).as_matrix()
 

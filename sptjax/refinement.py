@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import average, fourier, masks, resolution
+from . import average, fourier, masks, resolution, rotation
 from ._chunk import padded_batches
 from ._types import Pose
 from .align import AlignmentSettings, Found, align_particles
@@ -22,6 +22,7 @@ from .particles import Particles, Sampling, Stack
 from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
+CURVES = ("unmasked", "masked", "maskedtight", "corrected")
 
 
 class Averager(enum.Enum):
@@ -59,7 +60,8 @@ class RefineState:
     used: np.ndarray  # [n] bool, part of the average
     maps: np.ndarray  # [c, n, n, n], both halves
     halves: np.ndarray  # [c, 2, n, n, n], odd moved onto even
-    fsc: np.ndarray  # [c, 3, s]: unmasked, masked, corrected
+    fsc: np.ndarray  # [c, 4, s]: one row per name in CURVES
+    odd_to_even: np.ndarray  # [c, 3, 4], how the odd map of gold-standard halves was moved
     reseeded: tuple[int, ...] = ()  # classes that had emptied
 
     @property
@@ -104,7 +106,8 @@ def initial_state(
         used=np.zeros(n_particles, bool),
         maps=maps.mean(0),
         halves=np.stack([maps[0], maps[-1]], 1),
-        fsc=np.full((c, 3, box // 2 + 1), np.nan, np.float32),
+        fsc=np.full((c, len(CURVES), box // 2 + 1), np.nan, np.float32),
+        odd_to_even=np.broadcast_to(np.eye(3, 4, dtype=np.float32), (c, 3, 4)).copy(),
     )
 
 
@@ -137,6 +140,22 @@ def refine_round(
     used = _keep_best(classes, found.score, settings)
     sums = _average(found, classes, used, stack, sampling, settings, progress)
     return _measure(state, found, classes, used, reseeded, sums, settings)
+
+
+def average_round(
+    state: RefineState,
+    stack: Stack,
+    sampling: Sampling,
+    settings: RefineSettings,
+    *,
+    progress: Progress = lambda items, _: items,
+) -> RefineState:
+    """Average with the classes and poses of a state, without aligning; the round stays as it is."""
+    found = Found(state.rotation, state.shift, state.score)
+    used = state.classes >= 0
+    sums = _average(found, state.classes, used, stack, sampling, settings, progress)
+    after = _measure(state, found, state.classes, used, (), sums, settings)
+    return dataclasses.replace(after, round=state.round)
 
 
 def _align(
@@ -261,11 +280,12 @@ def _measure(
     n_classes, box = found.score.shape[1], state.references.shape[-1]
     own = average.finish(sums).reshape(n_classes, 2, box, box, box)
     merged = average.finish(_merge_halves(sums, n_classes))
-    halves, maps, fsc = [], [], []
+    halves, maps, fsc, moved = [], [], [], []
     for c, symmetry in enumerate(settings.symmetries):
         even, odd, both = own[c, 0], own[c, 1], merged[c]
         if settings.gold_standard:
-            odd = align_halves(even, odd, symmetry)
+            odd, pose = align_halves(even, odd, symmetry)
+            moved.append(np.asarray(rotation.pose_to_matrix34(pose)))
             count = np.maximum(np.asarray(sums.count[2 * c : 2 * c + 2], np.float32), 0)
             both = (count[0] * even + count[1] * odd) / max(count.sum(), 1)
         key = jax.random.fold_in(jax.random.key(settings.seed), 1000 * (state.round + 1) + c)
@@ -289,6 +309,7 @@ def _measure(
         maps=np.stack(maps),
         halves=np.stack(halves),
         fsc=curves,
+        odd_to_even=np.stack(moved) if moved else state.odd_to_even,
         reseeded=reseeded,
     )
 
@@ -298,14 +319,16 @@ def _merge_halves(sums: average.FourierSums, n_classes: int) -> average.FourierS
 
 
 def _fsc_curves(key, even, odd, both) -> np.ndarray:
-    """Unmasked, masked and phase-randomisation-corrected FSC, ``[3, s]``."""
+    """The curves named in CURVES, ``[4, s]``."""
     box = even.shape[-1]
     unmasked = resolution.fsc(even, odd)
     if not float(jnp.abs(both).max()) > 0:
-        return np.full((3, box // 2 + 1), np.nan, np.float32)
+        return np.full((len(CURVES), box // 2 + 1), np.nan, np.float32)
     mask = jnp.asarray(masks.automask(both))
-    corrected = resolution.fsc_corrected(key, even, odd, mask)
-    return np.stack([np.asarray(x) for x in (unmasked, corrected.masked, corrected.corrected)])
+    tight = jnp.asarray(masks.automask(both, dilate_vox=0.0))
+    masked = resolution.fsc_corrected(key, even, odd, mask)
+    curves = (unmasked, masked.masked, resolution.fsc_masked(even, odd, tight), masked.corrected)
+    return np.stack([np.asarray(x) for x in curves])
 
 
 def _next_references(

@@ -16,9 +16,11 @@ from ._plan import Stage as Stage
 from ._plan import information as information
 from ._plan import particle_radius as particle_radius
 from ._plan import plan_search as plan_search
+from ._refine import refine_pose as refine_pose
 from ._search import Search as Search
 from ._search import align as align
 from ._search import coarse_candidates as coarse_candidates
 from ._search import prepare as prepare
 from ._search import reference_spectrum as reference_spectrum
 from ._search import refine_candidates as refine_candidates
+from ._search import stack_tables as stack_tables

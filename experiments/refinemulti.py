@@ -1,0 +1,122 @@
+"""Multi-reference refinement: sort particles into classes and average each of them.
+
+python experiments/refinemulti.py --input=particles.hdf --ref=a.hdf,b.hdf --iter=5
+python experiments/refinemulti.py --input=particles.hdf --ref=map.hdf --nref=3 --iter=10 --sym=c4
+
+One map for several classes is copied, each copy with random phases of its own beyond 60 A.
+Results go to a new folder spt_refinemulti_NN: class_avgs.hdf, poses (sptali_rm_*.json), class
+matrices (classmx_*.hdf), FSC curves, resolution.json and pictures.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import _flags
+import numpy as np
+from absl import flags
+
+from sptjax import console, symmetry
+from sptjax._errors import InputError
+from sptjax.io import ClassMatrix
+from sptjax.outputs import OutputSettings
+from sptjax.refinement import Averager, RefineSettings, RefineState
+from sptjax.runner import Run, execute
+
+_flags.define_shared(path="spt_refinemulti", output="class_avgs.hdf")
+_NREF = flags.DEFINE_integer("nref", 3, "number of classes", lower_bound=2)
+_SYMS = flags.DEFINE_string("syms", "", "symmetry of each class, comma separated; overrides --sym")
+
+_RANDOM_BEYOND = 60.0  # angstrom, for copies of one reference
+
+
+def class_symmetries(sym: str, syms: str, count: int) -> tuple[symmetry.Symmetry, ...]:
+    """One symmetry per class; a short ``--syms`` is filled up with ``--sym``."""
+    names = [name.strip() for name in syms.split(",") if name.strip()]
+    if len(names) > count:
+        console.say(f"--syms: {len(names)} entries for {count} classes, the last are ignored")
+    return tuple(symmetry.parse(name) for name in [*names, *[sym] * count][:count])
+
+
+def class_references(maps: np.ndarray, count: int, randphase: float, apix: float, seed: int):
+    """Copies of the maps given, one per class, told apart by random phases if need be."""
+    if len(maps) > count:
+        console.say(f"--ref: {len(maps)} maps for {count} classes, the last are not used")
+    copies = maps[np.arange(count) % len(maps)]
+    if randphase == 0 and len(maps) < count:
+        randphase = _RANDOM_BEYOND
+        console.say(f"--ref: copies get random phases beyond {randphase:g} A (--refrandphase)")
+    return _flags.randomised(copies, randphase, apix, seed) if randphase else copies
+
+
+def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
+    """Check everything, then refine.
+
+    Args:
+        values: every flag by name.
+        argv: the command line, for the record.
+    """
+    stack, apix = _flags.open_particles(values["input"], values["apix"])
+    _flags.check_names(values)
+    seed_classes: ClassMatrix | None = None
+    count = values["nref"]
+    if values["classmx"]:
+        if values["ref"]:
+            raise InputError("--classmx and --ref: the classes come from one or the other")
+        seed_classes = _flags.read_classes(values["classmx"], len(stack))
+        count = seed_classes.n_classes
+        if _flags.given("nref") and values["nref"] != count:
+            raise InputError(f"--nref={values['nref']}: {values['classmx']} has {count} classes")
+    elif not values["ref"]:
+        raise InputError("--ref: give reference maps, or --classmx with classes and poses")
+    if count > len(stack):
+        raise InputError(f"--nref={count}: there are only {len(stack)} particles")
+    references = None
+    if seed_classes is None:
+        maps = _flags.load_references(values["ref"], stack.box, apix, values["apix"], console.say)
+        if not _flags.given("nref") and len(maps) > 1:
+            count = len(maps)
+        references = class_references(maps, count, values["refrandphase"], apix, values["seed"])
+    alignment = _flags.alignment_settings(values)
+    if alignment.aligner is None and seed_classes is None:
+        raise InputError("--align=None: poses are needed, from --classmx")
+    symmetries = class_symmetries(values["sym"], values["syms"], count)
+    sampling = _flags.find_sampling(values["wedge"], values["premultiplied"], stack, console.say)
+    refine = RefineSettings(
+        alignment=alignment,
+        symmetries=symmetries,
+        apix=apix,
+        break_symmetry=values["breaksym"],
+        gold_standard=False,
+        keep=values["keep"],
+        averager=Averager(values["averager"]),
+        seed=values["seed"],
+    )
+    folder = _flags.run_folder("refinemulti", values, argv)
+    output = OutputSettings(
+        folder=folder,
+        program="refinemulti",
+        apix=apix,
+        iterations=values["iter"],
+        gold_standard=False,
+        average_name=values["output"],
+        result_matrix=values["resultmx"],
+        save_steps=values["savesteps"],
+        save_aligned=values["saveali"],
+        plots=values["plots"],
+    )
+    job = Run(stack, sampling, references, seed_classes, values["iter"], refine, output)
+    progress = console.progress if values["verbose"] else console.silent
+    state = execute(job, resume=values["resume"], say=console.say, progress=progress)
+    console.say(f"class averages: {folder / values['output']}")
+    return state
+
+
+def main(argv: Sequence[str]) -> None:
+    """Flags to arguments."""
+    del argv
+    run(values=_flags.resolved(), argv=sys.argv)
+
+
+if __name__ == "__main__":
+    _flags.launch(main, "refinemulti.py")
