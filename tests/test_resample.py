@@ -15,7 +15,10 @@ ERRORS = {1: 1.5e-2, 2: 2e-3, 3: 1e-3}
 
 
 class Blobs:
-    """Gaussian blobs centred within 0.2 n, so that the particle ends at 0.35 n: density and transform in closed form."""
+    """Gaussian blobs centred within 0.2 n; density and transform in closed form.
+
+    The particle ends at 0.35 n: interpolation errors grow towards the border of the box.
+    """
 
     def __init__(self, box, seed=0, count=12, width=1.4):
         rng = np.random.default_rng(seed)
