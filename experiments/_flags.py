@@ -1,5 +1,6 @@
 """Flags that several scripts share, and their way from text to checked objects."""
 
+import os
 import pathlib
 import re
 import sys
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from sptjax import io, options, resolution, wedge, workdir
 from sptjax._errors import InputError
@@ -91,6 +92,14 @@ def define_shared(path: str, output: str) -> None:
     f.DEFINE_integer("verbose", 0, "0 quiet, 1 progress bars ... 11", lower_bound=0, upper_bound=11)
 
 
+def cache_compilations() -> None:
+    """Keep compiled programs between runs, unless the environment says where or whether."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = pathlib.Path.home() / ".cache" / "sptjax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
 def launch(main: Callable[[Sequence[str]], None], program: str) -> None:
     """Run a script: ``-v N`` is ``--verbose=N``, bad input is one sentence and status 1."""
 
@@ -102,6 +111,8 @@ def launch(main: Callable[[Sequence[str]], None], program: str) -> None:
         except InputError as error:
             sys.exit(f"{program}: {error}")
 
+    cache_compilations()
+    logging.set_verbosity(logging.WARNING)
     app.run(guarded, argv=take_back_v(sys.argv))
 
 

@@ -26,7 +26,7 @@ from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
 CLEAR = 10.0  # a median score that chance does not reach over a whole search
-LEVELS = (40.0, 14.0, 5.0)  # expected scores to plan for: easy, middling, hopeless
+LEVELS = (40.0, 5.0)  # expected scores to plan for: easy, hard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,10 @@ def calibrate(
     symmetries: tuple[Symmetry, ...],
     settings: AlignmentSettings,
     *,
-    most: int = 32,
+    most: int = 24,
     progress: Progress = lambda items, _: items,
 ) -> Calibration:
-    """Pilot search with the first reference of every class.
+    """Pilot search against the first reference; what it finds is applied to all.
 
     Args:
         particles: of the run.
@@ -70,22 +70,22 @@ def calibrate(
             settings.aligner, "maxshift", None
         )
         pilot = dataclasses.replace(pilot, aligner=RotateTranslate3DTree(maxshift=own))
-    maps, tried = references, set()
+    maps, tried = references[:1], set()
     for level in LEVELS:
         plan = make_plan(particles, jnp.asarray(maps), pilot, level)
         if plan in tried:
             continue
         tried.add(plan)
         found = align_particles(
-            particles, rows, maps, symmetries, pilot, expected_score=level, progress=progress
+            particles, rows, maps, symmetries[:1], pilot, expected_score=level, progress=progress
         )
         if np.median(found.score.max(1)) >= CLEAR:
             break
     gain = _transfer(particles, rows, maps, found, pilot)
-    improved = np.asarray(transfer.apply_transfer(maps, gain))
+    improved = np.asarray(transfer.apply_transfer(references, gain))
     local = dataclasses.replace(pilot, aligner=None)
     again = align_particles(
-        particles, rows, improved, symmetries, local, expected_score=level, start=found
+        particles, rows, improved[:1], symmetries[:1], local, expected_score=level, start=found
     )
     before, after = np.median(found.score.max(1)), np.median(again.score.max(1))
     if after < before:  # the transfer is not better than none

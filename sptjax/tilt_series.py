@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sptjax._errors import InputError
+from sptjax.wedge import Wedge, region
 
 
 @dataclass(frozen=True)
@@ -74,24 +75,14 @@ def ctf_2d(box: int, apix: float, geometry: TiltSeries) -> np.ndarray:
     return ctf_1d(np.hypot(k[:, None], k[None, :]), geometry)
 
 
-def _is_sampled(kx: np.ndarray, kz: np.ndarray, geometry: TiltSeries) -> np.ndarray:
-    angle = np.degrees(np.arctan2(kz, kx))
-    angle = (angle + 90) % 180 - 90  # a plane and its Friedel mate are one
-    inside = (angle >= geometry.min_deg - 1e-9) & (angle <= geometry.max_deg + 1e-9)
-    vertical = (angle == -90) & (geometry.max_deg == 90)
-    return inside | vertical | ((kx == 0) & (kz == 0))
-
-
 def sampled_region(box: int, geometry: TiltSeries) -> np.ndarray:
     """Frequencies between the first and the last tilt: 1, the missing wedge: 0.
 
     Returns:
-        float32 ``[n, n, n]``, centred (zero frequency at ``n // 2``). For -60 to 60 degrees:
-        ``|kz| <= |kx| tan 60``.
+        float32 ``[n, n, n]``, centred (zero frequency at ``n // 2``), as
+        :func:`sptjax.wedge.region`. For -60 to 60 degrees: ``|kz| <= |kx| tan 60``.
     """
-    k = np.arange(box) - box // 2
-    plane = _is_sampled(k[None, :], k[:, None], geometry)
-    return np.repeat(plane[:, None, :], box, axis=1).astype(np.float32)
+    return region(box, Wedge(geometry.min_deg, geometry.max_deg))
 
 
 def half_region(box: int, geometry: TiltSeries) -> np.ndarray:

@@ -226,7 +226,7 @@ def test_gradient_equals_central_differences(problem, argument, change, rng):
             return float(value(*moved))
 
         difference = (at(1) - at(-1)) / (2 * step)
-        scale = np.linalg.norm(gradient) * np.linalg.norm(direction)
+        scale = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
         assert difference == pytest.approx(float(slope), abs=3e-3 * scale)
 
 

@@ -107,6 +107,7 @@ def make_plan(
     references: Array,
     settings: AlignmentSettings,
     expected_score: float,
+    group_order: int = 1,
 ) -> SearchPlan:
     """Plan of the search for these references, from the spectral information."""
     box, kmax = particles.box, int(np.linalg.norm(particles.vectors[-1]) + 1e-6)
@@ -124,6 +125,7 @@ def make_plan(
         expected_score=expected_score,
         delta_deg=aligner.delta if isinstance(aligner, RotateTranslate3D) else None,
         candidates=settings.peaks,
+        group_order=group_order,
     )
     if isinstance(aligner, RotateTranslate3D) and aligner.refine:
         # the band that this spacing resolves, by the rule that chooses spacings from bands
@@ -159,7 +161,7 @@ def _runner(
     expected_score: float,
 ) -> tuple[Callable, SearchPlan]:
     """A function from observations (and start poses) to rotation, shift and score ``[n, c]``."""
-    plan = make_plan(particles, maps, settings, expected_score)
+    plan = make_plan(particles, maps, settings, expected_score, len(symmetry.operators))
     aligner = settings.aligner
     if aligner is None:
         search = prepare(maps, plan, symmetry, orientations.uniform(60.0, symmetry))

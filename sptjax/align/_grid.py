@@ -19,6 +19,7 @@ from .._types import Alignment
 from ..resample import SliceTable, rotated_axes, sample_axes
 from ..score import TINY, Observations
 from ._coarse import distinct_maxima
+from ._search import cut
 
 MEMORY = 2**27  # bytes for the correlations of one chunk of rotations
 MOST = 64  # rotations in a chunk
@@ -54,8 +55,8 @@ def grid_search(
 
     Args:
         tables: stacked references, ``real`` and ``imag`` ``[c, m]``.
-        observations: particles on the half ball.
-        vectors: its frequencies (kx, ky, kz), ``|k| <= box / 2``.
+        observations: particles on the half ball of ``vectors`` or a larger one.
+        vectors: the band, (kx, ky, kz), ``|k| <= box / 2``.
         rotations: particle to reference.
         box: edge of the particle box.
         max_shift_vox: shifts ``s = -R^T t`` are whole voxels within this on every axis.
@@ -71,7 +72,7 @@ def grid_search(
     """
     if not 0 <= 2 * max_shift_vox < box:
         raise InputError(f"Shifts of up to {max_shift_vox} voxels do not fit a box of {box}.")
-    correlator = _correlator(observations, vectors, box, max_shift_vox)
+    correlator = _correlator(cut(observations, len(vectors)), vectors, box, max_shift_vox)
     keep = min(keep, rotations.shape[0])
 
     def one_reference(flat: tuple[Array, Array]) -> tuple[Array, Array, Array]:

@@ -49,11 +49,16 @@ class SearchPlan:
 
 
 def shift_grid(max_shift_vox: float, step_vox: float) -> np.ndarray:
-    """Cube of shifts with at most the given step that reaches the bound, float32 ``[t, 3]``."""
+    """Cube of shifts with at most the given step that reaches the bound, float32 ``[t, 3]``.
+
+    The corners, further from the centre than the faces by more than half, are left out: local
+    refinement reaches into them.
+    """
     m = int(np.ceil(max_shift_vox / step_vox - 1e-6)) if max_shift_vox > 0 else 0
     axis = np.linspace(-max_shift_vox, max_shift_vox, 2 * m + 1) if m else np.zeros(1)
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    return grid.reshape(-1, 3).astype(np.float32)
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    near = np.linalg.norm(grid, axis=1) <= 1.3 * max_shift_vox + 1e-6
+    return grid[near].astype(np.float32)
 
 
 def information(reference_power: np.ndarray, weight: np.ndarray, kmax: int) -> np.ndarray:
@@ -89,7 +94,8 @@ def particle_radius(reference: np.ndarray) -> float:
 
 
 DETECTABLE = 9.0  # expected score of the exhaustive band above which its maxima are trusted
-WIDEST_COARSE = 14  # Fourier pixels; the product grows with the sixth power of the band
+WIDEST_COARSE = 14  # Fourier pixels; the product grows with the ninth power of the band
+WORK = 4e10  # floating-point operations per particle and reference in the exhaustive search
 
 
 def plan_search(
@@ -103,6 +109,8 @@ def plan_search(
     delta_deg: float | None = None,
     candidates: int | None = None,
     keep: int = 1,
+    group_order: int = 1,
+    work: float = WORK,
 ) -> SearchPlan:
     """Choose bands and grids from the spectral information and the expected score.
 
@@ -118,17 +126,30 @@ def plan_search(
         delta_deg: spacing of the rotations; chosen from the band if not given.
         candidates: grid maxima that enter refinement; chosen from the score if not given.
         keep: poses returned per reference.
+        group_order: of the symmetry, which divides the rotations to search.
+        work: bound on the operations of the exhaustive search; the band narrows to meet it.
     """
     last = len(info) - 1
     share = np.cumsum(info) / max(info.sum(), 1e-30)
     score = expected_score * np.sqrt(share)
     final_k = int(np.clip(band_holding(np.arange(last + 1) ** 2 * info, 0.99), 6, last))
     coarse_k = int(np.clip(np.searchsorted(score, DETECTABLE), 5, min(WIDEST_COARSE, final_k)))
+
+    def spacing(band: int) -> float:
+        if delta_deg is not None:
+            return delta_deg
+        step = 2 * phase_rad * box / (2 * np.pi * band * radius_vox)
+        return float(np.clip(np.degrees(step), 5.0, 18.0))
+
+    def cost(band: int) -> float:
+        rotations = 8 * np.pi**2 / np.radians(spacing(band)) ** 3 / group_order
+        shifts = len(shift_grid(max_shift_vox, box / (2.67 * band)))
+        return 4.0 * rotations * shifts * fourier.half_ball_size(band)
+
+    while coarse_k > 4 and cost(coarse_k) > work:
+        coarse_k -= 1
     if candidates is None:
-        candidates = 12 if score[coarse_k] >= DETECTABLE else 96
-    if delta_deg is None:
-        step = 2 * phase_rad * box / (2 * np.pi * coarse_k * radius_vox)
-        delta_deg = float(np.clip(np.degrees(step), 5.0, 18.0))
+        candidates = 12 if score[coarse_k] >= DETECTABLE else 48
     middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
     bands = sorted({min(k, final_k) for k in (*middle, final_k)})
     keeps = [max(keep, 4, candidates // 8), max(keep, 2, candidates // 24), keep][-len(bands) :]
@@ -136,10 +157,10 @@ def plan_search(
     return SearchPlan(
         box=box,
         coarse_k=coarse_k,
-        delta_deg=delta_deg,
+        delta_deg=spacing(coarse_k),
         shift_step_vox=box / (2.67 * coarse_k),
         max_shift_vox=float(max_shift_vox),
         candidates=max(candidates, keep),
         stages=stages,
-        distinct_deg=delta_deg / 3,
+        distinct_deg=spacing(coarse_k) / 3,
     )
