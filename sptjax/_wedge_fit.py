@@ -78,7 +78,7 @@ def normalised(view: np.ndarray) -> Points:
         used[used] = mean[rings] > 0
         total[used] += layer[used] / mean[ring[used]]
         count += used
-    keep = count > 0
+    keep = (count > 0) & (np.arange(box) >= box // 2)[None, :]  # Friedel mates are equal
     return Points(
         radius[keep], angle[keep], total[keep] / count[keep], count[keep] / count[keep].sum()
     )

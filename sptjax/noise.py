@@ -51,7 +51,7 @@ def noise_power(
         sampling = ndimage.gaussian_filter(np.where(seen, sampling, 0.0), sigma, mode="constant")
     z, y, x = (vectors[:, ::-1] + reach).T
     power, sampling = power[z, y, x], sampling[z, y, x]
-    floor = 1e-6 * sampling.max()
+    floor = max(1e-6 * sampling.max(), np.finfo(np.float64).tiny)
     ratio = np.where(sampling > floor, power / np.maximum(sampling, floor), 0.0)
     known = ratio > 0
     if not known.any():

@@ -47,25 +47,23 @@ def local_model(
         shift: ``-R^T t``, voxels.
         box: edge of the particle box.
     """
-    # without the barrier the small arithmetic of a step is fused into, and redone for, every k
-    rotation, shift = lax.optimization_barrier((rotation, shift))
     axes = rotated_axes(vectors, rotation)
-    value, slope = sample_with_gradient(table, axes)
-    angle = (-2 * jnp.pi / box) * _inner(vectors, shift)
-    cos, sin = jnp.cos(angle) * weight, jnp.sin(angle) * weight
-    model = _rotate(value, cos, sin)
-    qx, qy, qz = axes
-    gx, gy, gz = (_rotate(slope[i], cos, sin) for i in range(3))
+    value, (gx, gy, gz) = sample_with_gradient(table, axes)
+    # the phase of the shift is common to the model and its derivatives: move the data instead
+    angle = (2 * jnp.pi / box) * _inner(vectors, shift)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    observed = (data[0] * cos - data[1] * sin, data[0] * sin + data[1] * cos)
+    qx, qy, qz = (weight * q for q in axes)
     rows = []
     for part in (0, 1):  # real, imaginary
-        turned = -model[0] if part else model[1]
         turn = [
             qy * gz[part] - qz * gy[part],
             qz * gx[part] - qx * gz[part],
             qx * gy[part] - qy * gx[part],
         ]
+        turned = weight * (-value[0] if part else value[1])
         move = [(2 * jnp.pi / box) * vectors[i] * turned for i in range(3)]
-        rows.append(jnp.stack([*turn, *move, model[part], data[part]]))
+        rows.append(jnp.stack([*turn, *move, weight * value[part], observed[part]]))
     # one Gram matrix holds every product that is needed
     matrix = lax.optimization_barrier(jnp.stack(rows, 1).reshape(8, -1))
     gram = matrix @ matrix.T
@@ -80,10 +78,6 @@ def local_model(
 
 def _inner(vectors: Float[Array, "3 k"], shift: Float[Array, "3"]) -> Float[Array, " k"]:
     return vectors[0] * shift[0] + vectors[1] * shift[1] + vectors[2] * shift[2]
-
-
-def _rotate(pair: Float[Array, "2 k"], cos: Array, sin: Array) -> tuple[Array, Array]:
-    return pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos
 
 
 def _step(model: LocalModel, damping: Float[Array, ""]) -> Float[Array, "6"]:
