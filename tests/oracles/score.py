@@ -48,16 +48,18 @@ def ccc(reference, coefficients, sampling, points, rotation, shift):
 
 
 def grid(reference, coefficients, sampling, noise, points, rotations, reach):
-    """Matched scores ``[q, z, y, x]`` at all rotations and all whole-voxel shifts within reach."""
+    """Matched scores ``[n, q, z, y, x]``: all rotations, all whole-voxel shifts within reach."""
     axis = np.arange(-reach, reach + 1)
     shifts = np.array([s[::-1] for s in itertools.product(axis, axis, axis)], np.float64)
-    seen = np.asarray(sampling) > 0
-    points = np.asarray(points)[seen]
-    data, w, n = (np.asarray(v)[seen] for v in (coefficients, sampling, noise))
-    phase = np.exp(-2j * np.pi / np.asarray(reference).shape[0] * (shifts @ points.T))
-    scores = []
-    for rotation in np.asarray(rotations):
-        expected = w * model(reference, points, rotation, np.zeros(3))
-        projection = 2 * ((phase * expected) @ (data.conj() / (w * n))).real
-        scores.append(projection / np.sqrt(2 * np.sum(np.abs(expected) ** 2 / (w * n))))
-    return np.stack(scores).reshape(-1, *(len(axis),) * 3)
+    box = np.asarray(reference).shape[0]
+    phase = np.exp(-2j * np.pi / box * (shifts @ np.asarray(points).T))
+    scores = np.zeros((len(coefficients), len(rotations), len(shifts)))
+    for q, rotation in enumerate(np.asarray(rotations)):
+        still = model(reference, points, rotation, np.zeros(3))
+        for n, (data, w) in enumerate(zip(coefficients, sampling)):
+            seen = w > 0
+            expected = still[seen] * w[seen]
+            power = w[seen] * noise[seen]
+            projection = 2 * (phase[:, seen] @ (expected * data[seen].conj() / power)).real
+            scores[n, q] = projection / np.sqrt(2 * np.sum(np.abs(expected) ** 2 / power))
+    return scores.reshape(*scores.shape[:2], *(len(axis),) * 3)
