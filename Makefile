@@ -1,0 +1,47 @@
+# Everything runs in .venv, which `make setup` makes once.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow demo lint bench
+
+help:
+	@echo "make setup      create .venv and install sptjax with its test tools (once)"
+	@echo "make demo       simulate two classes, refine them, compare with the truth"
+	@echo "make test       the tests, without those marked slow"
+	@echo "make test-slow  the tests marked slow"
+	@echo "make lint       ruff and pyright"
+	@echo "make bench      install what the benchmarks need and list them"
+
+setup: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+demo: setup
+	$(BIN)/python experiments/demo.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(BENCH_STAMP)
+	@echo "Benchmarks (results and commands: benchmarks/README.md):"
+	@for script in benchmarks/[a-z]*.py; do echo "  $(BIN)/python $$script"; done
