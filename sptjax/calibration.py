@@ -14,6 +14,8 @@ import numpy as np
 from . import transfer
 from .align import (
     AlignmentSettings,
+    Found,
+    Refine3D,
     RotateTranslate3DTree,
     align_particles,
     make_plan,
@@ -35,8 +37,9 @@ class Calibration:
 
     references: np.ndarray  # [c, n, n, n], the transfer folded in
     gain: np.ndarray  # transfer per shell
+    noise_share: np.ndarray  # part of the stack's power that is noise, per shell
     expected_score: float
-    particles: int  # how many were used
+    count: int  # particles used
 
 
 def calibrate(
@@ -62,7 +65,7 @@ def calibrate(
     references = np.asarray(references, np.float32)
     flat = np.ones(references.shape[-1] // 2 + 1, np.float32)
     if settings.comparator is not Comparator.MATCHED or len(usable) < 4:
-        return Calibration(references, flat, 0.0, 0)
+        return Calibration(references, flat, flat, 0.0, 0)
     rows = usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)]
     pilot = dataclasses.replace(settings, aligner=RotateTranslate3DTree(), fine=None, peaks=None)
     if settings.search_vox is None and settings.aligner is not None:
@@ -81,47 +84,40 @@ def calibrate(
         )
         if np.median(found.score.max(1)) >= CLEAR:
             break
-    gain = _transfer(particles, rows, maps, found, pilot)
+    sums = _regression(particles, rows, maps, found, pilot)
+    share = transfer.noise_share(sums)
+    particles = particles.with_noise_share(share)
+    gain = transfer.radial_transfer(sums)
     improved = np.asarray(transfer.apply_transfer(references, gain))
-    local = dataclasses.replace(pilot, aligner=None)
-    again = align_particles(
-        particles, rows, improved[:1], symmetries[:1], local, expected_score=level, start=found
-    )
-    before, after = np.median(found.score.max(1)), np.median(again.score.max(1))
-    if after < before:  # the transfer is not better than none
-        return Calibration(references, flat, float(before), len(rows))
-    return Calibration(improved, gain, float(after), len(rows))
+    local = dataclasses.replace(pilot, aligner=None, fine=Refine3D())
+    scores = [
+        np.median(
+            align_particles(
+                particles, rows, x[:1], symmetries[:1], local, expected_score=level, start=found
+            ).score
+        )
+        for x in (references, improved)
+    ]
+    if scores[1] < scores[0]:  # the transfer is not better than none
+        improved, gain = references, flat
+    return Calibration(improved, gain, share, float(max(scores)), len(rows))
 
 
-def _transfer(
+def _regression(
     particles: Particles,
     rows: np.ndarray,
     maps: np.ndarray,
-    found,
+    found: Found,
     settings: AlignmentSettings,
-) -> np.ndarray:
-    """Transfer from the better half of the pilot, every particle with its best reference."""
-    best = found.score.argmax(1)
-    top = found.score.max(1)
-    good = np.argsort(-top, kind="stable")[: max(4, len(top) // 2)]
-    kmax = float(np.linalg.norm(particles.vectors[-1]))
-    vectors = jnp.asarray(particles.vectors, jnp.float32)
-    total = None
-    for c in np.unique(best[good]):
-        mine = good[best[good] == c]
-        tables = stack_tables(jnp.asarray(maps[c : c + 1]), kmax)
-        table = SliceTable(tables.real[0], tables.imag[0], tables.half, tables.pad, tables.order)
-        part = transfer.regress(
-            table,
-            particles.observations(rows[mine], settings.comparator),
-            vectors,
-            jnp.asarray(found.rotation[mine, c]),
-            jnp.asarray(found.shift[mine, c]),
-            box=particles.box,
-        )
-        total = (
-            part
-            if total is None
-            else transfer.Regression(total.product + part.product, total.power + part.power)
-        )
-    return transfer.radial_transfer(total)
+) -> transfer.Regression:
+    """Sums over the better half of the pilot."""
+    good = np.argsort(-found.score[:, 0], kind="stable")[: max(4, len(rows) // 2)]
+    tables = stack_tables(jnp.asarray(maps[:1]), float(np.linalg.norm(particles.vectors[-1])))
+    return transfer.regress(
+        SliceTable(tables.real[0], tables.imag[0], tables.half, tables.pad, tables.order),
+        particles.observations(rows[good], settings.comparator),
+        jnp.asarray(particles.vectors, jnp.float32),
+        jnp.asarray(found.rotation[good, 0]),
+        jnp.asarray(found.shift[good, 0]),
+        box=particles.box,
+    )

@@ -87,6 +87,11 @@ class Particles:
             comparator,
         )
 
+    def with_noise_share(self, share: np.ndarray) -> "Particles":
+        """The same particles, their noise power times a factor per shell."""
+        shells = np.rint(np.linalg.norm(self.vectors, axis=1)).astype(int)
+        return dataclasses.replace(self, noise=self.noise * share[shells])
+
     def mean_weight(self, comparator: Comparator) -> np.ndarray:
         """Mean squared observation weight on the half ball, ``[K]``."""
         noise = self.noise if comparator is Comparator.MATCHED else np.ones_like(self.noise)

@@ -53,6 +53,7 @@ class RefineState:
     round: int  # of the round that made it; -1 before the first
     references: np.ndarray  # [h, c, n, n, n], for the next round
     expected_score: float
+    noise_share: np.ndarray  # [s], part of the stack's mean power that is noise
     rotation: np.ndarray  # [n, c, 3, 3]
     shift: np.ndarray  # [n, c, 3], voxels
     score: np.ndarray  # [n, c]
@@ -80,7 +81,12 @@ class RefineState:
 
 
 def initial_state(
-    references: np.ndarray, n_particles: int, *, gold_standard: bool, expected_score: float
+    references: np.ndarray,
+    n_particles: int,
+    *,
+    gold_standard: bool,
+    expected_score: float,
+    noise_share: np.ndarray | None = None,
 ) -> RefineState:
     """State before the first round.
 
@@ -88,7 +94,8 @@ def initial_state(
         references: ``[c, n, n, n]``, or ``[2, c, n, n, n]`` with halves of their own.
         n_particles: size of the stack.
         gold_standard: keep two sets of references.
-        expected_score: see :func:`calibrate`.
+        expected_score: see :func:`sptjax.calibration.calibrate`.
+        noise_share: likewise, ``[box // 2 + 1]``; all of the power if not given.
     """
     maps = np.asarray(references, np.float32)
     if maps.ndim == 4:
@@ -99,6 +106,7 @@ def initial_state(
         round=-1,
         references=maps,
         expected_score=expected_score,
+        noise_share=np.ones(box // 2 + 1, np.float32) if noise_share is None else noise_share,
         rotation=found.rotation,
         shift=found.shift,
         score=found.score,
@@ -132,7 +140,8 @@ def refine_round(
         start: poses to start from where no aligner searches; those of the state if not given.
         progress: wraps iterations over batches.
     """
-    found = _align(state, particles, settings, start, progress)
+    observed = particles.with_noise_share(state.noise_share)
+    found = _align(state, observed, settings, start, progress)
     usable = particles.usable
     classes = np.full(len(particles), -1, np.int32)
     classes[usable] = np.argmax(found.score[usable], 1)
@@ -301,6 +310,7 @@ def _measure(
         round=state.round + 1,
         references=references,
         expected_score=float(np.median(chosen)) if len(chosen) else state.expected_score,
+        noise_share=state.noise_share,
         rotation=found.rotation,
         shift=found.shift,
         score=found.score,

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import io, outputs, resample, rotation, workdir
 from ._errors import InputError
-from .calibration import Calibration, calibrate
+from .calibration import calibrate
 from .halves import half_pose
 from .outputs import OutputSettings
 from .particles import Particles, Sampling, Stack, load_particles
@@ -43,7 +43,6 @@ class Run:
     iterations: int
     refine: RefineSettings
     output: OutputSettings
-    calibrate: bool = True  # fold the transfer of the particles into given references
 
 
 def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineState:
@@ -116,14 +115,12 @@ def _begin(run: Run, particles: Particles, say: Say, progress: Progress) -> Refi
         return _seeded(run, particles, progress)
     references = np.asarray(run.references, np.float32)
     first = references[0] if references.ndim == 5 else references
-    found = Calibration(first, np.ones(first.shape[-1] // 2 + 1, np.float32), 0.0, 0)
-    if run.calibrate:
-        found = calibrate(
-            particles, first, run.refine.symmetries, run.refine.alignment, progress=progress
-        )
-    if found.particles:
+    found = calibrate(
+        particles, first, run.refine.symmetries, run.refine.alignment, progress=progress
+    )
+    if found.count:
         say(
-            f"calibration on {found.particles} particles: a particle at its pose is expected to"
+            f"calibration on {found.count} particles: a particle at its pose is expected to"
             f" score {found.expected_score:.1f}"
         )
         if references.ndim == 5:
@@ -132,7 +129,11 @@ def _begin(run: Run, particles: Particles, say: Say, progress: Progress) -> Refi
         else:
             references = found.references
     return initial_state(
-        references, len(particles), gold_standard=gold, expected_score=found.expected_score
+        references,
+        len(particles),
+        gold_standard=gold,
+        expected_score=found.expected_score,
+        noise_share=found.noise_share,
     )
 
 

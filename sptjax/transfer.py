@@ -21,6 +21,7 @@ class Regression(eqx.Module):
 
     product: Float[Array, " s"]  # sum of Re(p* w G)
     power: Float[Array, " s"]  # sum of w^2 |G|^2
+    total: Float[Array, " s"]  # sum of |p|^2
 
 
 @eqx.filter_jit
@@ -52,8 +53,8 @@ def regress(
         model = w * slice_reference(table, vectors, turn, -turn.T @ move, box)
         product = (jnp.conj(data) * model).real
         power = jnp.abs(model) ** 2
-        zero = jnp.zeros(shells)
-        return Regression(zero.at[shell].add(product), zero.at[shell].add(power))
+        total = jnp.abs(data) ** 2
+        return Regression(*(jnp.zeros(shells).at[shell].add(x) for x in (product, power, total)))
 
     parts = jax.lax.map(one, (observations.data, weight, rotation, shift))
     return jax.tree.map(lambda x: x.sum(0), parts)
@@ -77,6 +78,23 @@ def radial_transfer(regression: Regression) -> np.ndarray:
     gain = np.where(square > 0, kept, 0.0)
     top = gain.max()
     return (gain / top if top > 0 else np.ones_like(gain)).astype(np.float32)
+
+
+def noise_share(regression: Regression) -> np.ndarray:
+    """Share of the particles' power that the reference does not explain, per shell.
+
+    One minus the squared correlation of particles and reference in the shell, smoothed over
+    three shells: mean power estimates noise plus signal, this factor takes the signal out.
+    """
+    sums = (regression.product, regression.power, regression.total)
+    kernel = np.array([0.25, 0.5, 0.25])
+    product, power, total = (
+        np.convolve(np.pad(np.asarray(x, np.float64), 1, "edge"), kernel, "valid") for x in sums
+    )
+    scale = power * total
+    seen = scale > 0
+    square = np.where(seen, np.maximum(product, 0) ** 2 / np.where(seen, scale, 1.0), 0.0)
+    return (1 - np.clip(square, 0.0, 0.98)).astype(np.float32)
 
 
 def apply_transfer(references: Float[Array, "c z y x"], gain: np.ndarray) -> Array:

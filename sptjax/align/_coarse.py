@@ -3,7 +3,8 @@
 Rows are (particle, shift), columns are rotated references, the inner axis holds the real and
 imaginary parts of the band. The norm of every rotated reference under every particle's weight
 is a second, small product. References are sliced on the fly, one chunk of rotations at a time,
-and only the best shift of every (particle, reference, rotation) is kept.
+and only the best score over the shifts is kept; the shift itself is found again for the few
+rotations that go on, which is cheaper than carrying an index through the large product.
 """
 
 import jax
@@ -12,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .._chunk import map_chunked
-from ..resample import SliceTable, sample
+from ..resample import SliceTable, rotated_axes, sample_axes
 from ..score import TINY, Observations
 
 
@@ -26,7 +27,7 @@ def coarse_scores(
     box: int,
     chunk: int,
     dtype: jnp.dtype,
-) -> tuple[Float[Array, "n c q"], Int[Array, "n c q"]]:
+) -> Float[Array, "n c q"]:
     """Best score over the shifts for every particle, reference and rotation.
 
     Args:
@@ -40,30 +41,55 @@ def coarse_scores(
         dtype: operands of the product; sums are float32.
 
     Returns:
-        Scores and the index of the best shift, ``[n, c, q]``.
+        Scores ``[n, c, q]``.
     """
     n, k = observations.data.shape
-    rows = _phased_rows(observations, vectors, shifts, box).astype(dtype)
+    rows = _phased_rows(observations, vectors, shifts, box).astype(dtype).reshape(-1, 2 * k)
     power = observations.weight**2
 
-    def one_reference(flat: tuple[Array, Array]) -> tuple[Array, Array]:
+    axes = vectors.T
+
+    def one_reference(flat: tuple[Array, Array]) -> Array:
         table = SliceTable(flat[0], flat[1], tables.half, tables.pad, tables.order)
 
-        def one_chunk(turns: Array) -> tuple[Array, Array]:
-            real, imag = jax.vmap(lambda r: sample(table, vectors @ r.T))(turns)
+        def one_chunk(turns: Array) -> Array:
+            real, imag = jax.vmap(lambda r: sample_axes(table, rotated_axes(axes, r)))(turns)
             columns = jnp.concatenate([real, imag], -1).astype(dtype)
             norm = _dot(power, real * real + imag * imag)
-            product = _dot(rows.reshape(-1, 2 * k), columns)
-            product = product.reshape(n, -1, turns.shape[0])
-            best, index = product.max(1), product.argmax(1).astype(jnp.int32)
-            scale = jnp.sqrt(2.0) * lax.rsqrt(norm + TINY)
-            return (best * scale).T, index.T
+            product = _dot(rows, columns).reshape(n, -1, turns.shape[0])
+            return (product.max(1) * (jnp.sqrt(2.0) * lax.rsqrt(norm + TINY))).T
 
-        best, index = map_chunked(one_chunk, rotations, chunk)
-        return best.T, index.T
+        return map_chunked(one_chunk, rotations, chunk).T
 
-    best, index = lax.map(one_reference, (tables.real, tables.imag))
-    return best.transpose(1, 0, 2), index.transpose(1, 0, 2)
+    return lax.map(one_reference, (tables.real, tables.imag)).transpose(1, 0, 2)
+
+
+def best_shifts(
+    tables: SliceTable,
+    observations: Observations,
+    vectors: Float[Array, "k 3"],
+    rotations: Float[Array, "n c m 3 3"],
+    shifts: Float[Array, "t 3"],
+    *,
+    box: int,
+) -> Float[Array, "n c m 3"]:
+    """Best of the coarse shifts for chosen rotations of every particle and reference."""
+    weight = jnp.broadcast_to(observations.weight, observations.data.shape)
+    axes = vectors.T
+
+    def one_particle(args: tuple) -> Array:
+        data, w, turns = args
+        rows = _phased_rows(Observations(data[None], w[None]), vectors, shifts, box)[0]
+
+        def one_reference(real: Array, imag: Array, turns: Array) -> Array:
+            table = SliceTable(real, imag, tables.half, tables.pad, tables.order)
+            slices = jax.vmap(lambda r: sample_axes(table, rotated_axes(axes, r)))(turns)
+            product = _dot(rows, jnp.concatenate(slices, -1))
+            return shifts[product.argmax(0)]
+
+        return jax.vmap(one_reference)(tables.real, tables.imag, turns)
+
+    return lax.map(one_particle, (observations.data, weight, rotations))
 
 
 def _phased_rows(

@@ -17,7 +17,7 @@ from ..orientations import OrientationSet
 from ..resample import SliceTable, slice_table
 from ..score import Observations
 from ..symmetry import Symmetry
-from ._coarse import coarse_scores, distinct_maxima
+from ._coarse import best_shifts, coarse_scores, distinct_maxima
 from ._plan import SearchPlan, Stage
 from ._refine import refine_pose, split_observation
 
@@ -99,10 +99,12 @@ def coarse_candidates(
     """Distinct maxima of the exhaustive search: rotation, particle-frame shift, score."""
     plan = search.plan
     size = fourier.half_ball_size(plan.coarse_k)
-    scores, index = coarse_scores(
+    band = cut(observations, size)
+    vectors = search.vectors[:size].astype(jnp.float32)
+    scores = coarse_scores(
         search.coarse,
-        cut(observations, size),
-        search.vectors[:size].astype(jnp.float32),
+        band,
+        vectors,
         search.rotations,
         search.shifts,
         box=plan.box,
@@ -111,13 +113,14 @@ def coarse_candidates(
     )
     count = min(plan.candidates, scores.shape[-1])
 
-    def choose(row: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        found = distinct_maxima(row[0], search.neighbours, count)
-        return search.rotations[found], search.shifts[row[1][found]], row[0][found]
+    def choose(row: Array) -> tuple[Array, Array]:
+        found = distinct_maxima(row, search.neighbours, count)
+        return search.rotations[found], row[found]
 
-    flat = (scores.reshape(-1, scores.shape[-1]), index.reshape(-1, scores.shape[-1]))
-    chosen = lax.map(choose, flat, batch_size=64)
-    return jax.tree.map(lambda x: x.reshape(*scores.shape[:2], *x.shape[1:]), chosen)
+    rotation, value = lax.map(choose, scores.reshape(-1, scores.shape[-1]), batch_size=64)
+    rotation = rotation.reshape(*scores.shape[:2], count, 3, 3)
+    shift = best_shifts(search.coarse, band, vectors, rotation, search.shifts, box=plan.box)
+    return rotation, shift, value.reshape(*scores.shape[:2], count)
 
 
 def refine_candidates(
