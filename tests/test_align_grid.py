@@ -66,16 +66,16 @@ def test_equal_to_brute_force(box, kmax, rng):
 @pytest.fixture(scope="module")
 def easy():
     """Two clean particles of two references on a real grid, with its neighbours."""
-    box, kmax = 24, 8
+    box, kmax, snr = 24, 8, 2.0
     maps = jnp.stack([jnp.asarray(simulate.phantom(box, state)) for state in (0, 2)])
     poses = simulate.random_poses(jax.random.key(6), 2, 2.5)
-    geometry = simulate.TiltSeries(snr=2.0)
+    geometry = simulate.TiltSeries(snr=snr)
     particles = simulate.white_wedge_particles(
         maps, jnp.asarray([0, 1], jnp.int32), poses, geometry, jax.random.key(7)
     )
     vectors = jnp.asarray(fourier.half_ball(kmax + 1))  # a wider band than is searched
     region = jnp.asarray(simulate.sampled_region(box, geometry))[None]
-    power = float(maps.var(axis=(1, 2, 3)).mean()) / geometry.snr * box**3
+    power = float(maps.var(axis=(1, 2, 3)).mean()) / snr * box**3
     seen = observe(
         fourier.ball_coefficients(particles, vectors),
         fourier.ball_samples(region, vectors),

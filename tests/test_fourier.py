@@ -134,8 +134,8 @@ def test_resampled_gaussian_is_the_gaussian_of_the_other_voxel_size(old, new):
     np.testing.assert_allclose(got, want, atol=2e-3)
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.sampled_from([10, 11, 12]), st.sampled_from([8, 9, 14, 15]), st.integers(0, 99))
+@settings(deadline=None, max_examples=12)
+@given(st.sampled_from([10, 11]), st.sampled_from([8, 15]), st.integers(0, 99))
 def test_resampling_keeps_the_mean_and_every_shared_frequency(old, new, seed):
     volume = np.random.default_rng(seed).normal(size=(old,) * 3).astype(np.float32)
     got = np.asarray(fourier.fourier_resample(jnp.asarray(volume), new))

@@ -61,12 +61,12 @@ def test_matched_score_is_the_sum_of_its_definition(reference, kind, rng):
     signal = sampling * oracle.model(reference, VECTORS, TURN, SHIFT)
     data = (signal + draw(rng, sampling, noise, 1)).astype("c8")
     seen = observe(jnp.asarray(data), jnp.asarray(sampling), jnp.asarray(noise))
-    table = table_of(reference, 3)
+    table = table_of(reference, 2)
     turns = [TURN, *rotation.random(jax.random.key(1), 3)]
     for turn in turns:
         got = scored(table, seen, WAVE, turn, SHIFT, BOX)
         want = oracle.matched(reference, data[0], sampling[0], noise, VECTORS, turn, SHIFT)
-        assert float(got) == pytest.approx(want, rel=1e-3, abs=3e-3)  # cubic slicing: 2e-4
+        assert float(got) == pytest.approx(want, rel=2e-3, abs=1e-2)  # quadratic slicing: 1.4e-3
 
 
 def test_ccc_is_the_correlation_of_the_sampled_part(reference, rng):
@@ -78,7 +78,7 @@ def test_ccc_is_the_correlation_of_the_sampled_part(reference, rng):
     def ccc(coefficients):
         given = jnp.asarray(coefficients, jnp.complex64)
         seen = observe(given, jnp.asarray(sampling), ignored, Comparator.CCC)
-        return float(scored(table_of(reference, 3), seen, WAVE, TURN, SHIFT, BOX))
+        return float(scored(table_of(reference, 2), seen, WAVE, TURN, SHIFT, BOX))
 
     want = oracle.ccc(reference, data[0], sampling[0], VECTORS, TURN, SHIFT)
     assert ccc(data) == pytest.approx(float(want), abs=1e-3)
@@ -94,7 +94,7 @@ def test_particle_frame_shift_and_rotation_are_those_of_the_pose(reference):
     data = fourier.ball_coefficients(particle[None], jnp.asarray(VECTORS))
     ones = jnp.ones((1, len(VECTORS)), jnp.float32)
     seen = observe(data, ones, ones[0], Comparator.CCC)
-    table = table_of(reference, 3)
+    table = table_of(reference, 2)
     best = float(scored(table, seen, WAVE, TURN, -TURN.T @ shift, BOX))
     assert best == pytest.approx(1, abs=1e-4)
     for axis in np.concatenate([np.eye(3), -np.eye(3)]):
@@ -110,21 +110,21 @@ def test_rows_of_sampling_belong_to_their_particles(reference, rng):
     noise = noises(rng)["white"]
     data = jnp.asarray(draw(rng, sampling, noise, 3), jnp.complex64)
     together = observe(data, jnp.asarray(sampling, jnp.float32), jnp.asarray(noise))
-    table = table_of(reference, 3)
+    table = table_of(reference, 2)
     for i in range(3):
         row = Observations(together.data[i : i + 1], together.weight[i : i + 1])
         got = scored(table, row, WAVE, TURN, SHIFT, BOX)
         want = oracle.matched(
             reference, np.asarray(data)[i], sampling[i], noise, VECTORS, TURN, SHIFT
         )
-        assert float(got) == pytest.approx(want, abs=3e-3)
+        assert float(got) == pytest.approx(want, abs=1e-2)
 
 
 @pytest.mark.parametrize("comparator", list(Comparator))
 def test_what_lies_outside_the_wedge_does_not_count(reference, comparator, rng):
     sampling, noise = samplings()["soft"], noises(rng)["coloured"]
     data = draw(rng, sampling, noise, 1)
-    table, values = table_of(reference, 3), []
+    table, values = table_of(reference, 2), []
     for extra in (0.0, 1e4):
         outside = extra * rng.normal(size=data.shape) * (sampling == 0)
         seen = observe(
