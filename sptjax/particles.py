@@ -88,9 +88,22 @@ class Particles:
         )
 
     def with_noise_share(self, share: np.ndarray) -> "Particles":
-        """The same particles, their noise power times a factor per shell."""
+        """The same particles with the signal taken out of their noise power.
+
+        Where the power is mostly signal its angular pattern is the signal's, so that the
+        shell mean takes its place in proportion.
+
+        Args:
+            share: part of the power that is noise, per shell.
+        """
         shells = np.rint(np.linalg.norm(self.vectors, axis=1)).astype(int)
-        return dataclasses.replace(self, noise=self.noise * share[shells])
+        seen = self.sampling.mean(0) > 0
+        count = np.maximum(np.bincount(shells[seen], minlength=len(share)), 1)
+        mean = np.bincount(shells[seen], self.noise[seen], minlength=len(share)) / count
+        part = share[shells]
+        mixed = part * self.noise + (1 - part) * mean[shells]
+        noise = np.where(seen, part * mixed, 1.0).astype(np.float32)
+        return dataclasses.replace(self, noise=noise)
 
     def mean_weight(self, comparator: Comparator) -> np.ndarray:
         """Mean squared observation weight on the half ball, ``[K]``."""

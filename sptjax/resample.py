@@ -193,8 +193,10 @@ def transformed_coefficients(
     table: SliceTable, pose: Pose, grid: Float[Array, "k 3"], box: int
 ) -> Complex[Array, " k"]:
     """Coefficients of the moved volume (origin at voxel 0); 0 past Nyquist."""
-    real, imag = sample(table, grid @ pose.rotation)  # R^T k for every row k
-    angle = (-2 * jnp.pi / box) * (grid @ (pose.shift + box // 2))
+    rows = grid.T
+    real, imag = sample_axes(table, rotated_axes(rows, pose.rotation.T))
+    move = pose.shift + box // 2
+    angle = (-2 * jnp.pi / box) * (rows[0] * move[0] + rows[1] * move[1] + rows[2] * move[2])
     inside = (grid * grid).sum(-1) <= (box / 2) ** 2
     phase = lax.complex(jnp.cos(angle), jnp.sin(angle))
     return jnp.where(inside, lax.complex(real, imag) * phase, 0)

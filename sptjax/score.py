@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
-from .resample import SliceTable, sample
+from .resample import SliceTable, rotated_axes, sample_axes
 
 TINY = 1e-30
 
@@ -80,8 +80,10 @@ def slice_reference(
         shift: ``s = -R^T t``, the position of the reference's centre in the particle, voxels.
         box: edge of the particle box, voxels.
     """
-    real, imag = sample(table, vectors @ rotation.T)
-    angle = (-2 * jnp.pi / box) * (vectors @ shift)
+    rows = vectors.T
+    real, imag = sample_axes(table, rotated_axes(rows, rotation))
+    along = rows[0] * shift[0] + rows[1] * shift[1] + rows[2] * shift[2]
+    angle = (-2 * jnp.pi / box) * along
     return lax.complex(real, imag) * lax.complex(jnp.cos(angle), jnp.sin(angle))
 
 

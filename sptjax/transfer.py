@@ -50,7 +50,8 @@ def regress(
 
     def one(args: tuple) -> Regression:
         data, w, turn, move = args
-        model = w * slice_reference(table, vectors, turn, -turn.T @ move, box)
+        model = slice_reference(table, vectors, turn, -turn.T @ move, box)
+        model = w.astype(model.dtype) * model
         product = (jnp.conj(data) * model).real
         power = jnp.abs(model) ** 2
         total = jnp.abs(data) ** 2
@@ -83,18 +84,16 @@ def radial_transfer(regression: Regression) -> np.ndarray:
 def noise_share(regression: Regression) -> np.ndarray:
     """Share of the particles' power that the reference does not explain, per shell.
 
-    One minus the squared correlation of particles and reference in the shell, smoothed over
-    three shells: mean power estimates noise plus signal, this factor takes the signal out.
+    One minus the squared correlation of particles and reference in the shell: mean power
+    estimates noise plus signal, this factor takes the signal out.
     """
-    sums = (regression.product, regression.power, regression.total)
-    kernel = np.array([0.25, 0.5, 0.25])
     product, power, total = (
-        np.convolve(np.pad(np.asarray(x, np.float64), 1, "edge"), kernel, "valid") for x in sums
+        np.asarray(x, np.float64) for x in (regression.product, regression.power, regression.total)
     )
     scale = power * total
     seen = scale > 0
     square = np.where(seen, np.maximum(product, 0) ** 2 / np.where(seen, scale, 1.0), 0.0)
-    return (1 - np.clip(square, 0.0, 0.98)).astype(np.float32)
+    return (1 - np.clip(square, 0.0, 0.999)).astype(np.float32)
 
 
 def apply_transfer(references: Float[Array, "c z y x"], gain: np.ndarray) -> Array:

@@ -99,7 +99,7 @@ def _phased_rows(
     box: int,
 ) -> Float[Array, "n t m"]:
     """Weighted particles times ``exp(2 pi i k.s / n)``, real and imaginary part side by side."""
-    angle = (2 * jnp.pi / box) * (shifts @ vectors.T)
+    angle = (2 * jnp.pi / box) * jnp.matmul(shifts, vectors.T, precision=lax.Precision.HIGHEST)
     phase = lax.complex(jnp.cos(angle), jnp.sin(angle))
     weighted = observations.data * observations.weight.astype(observations.data.dtype)
     moved = weighted[:, None, :] * phase[None]

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from .. import fourier, orientations
 from .._chunk import batch_size, padded_batches
 from ..particles import Particles
+from ..rotation import rotate, transpose
 from ..score import Comparator
 from ..symmetry import Symmetry
 from ._aligners import Aligner, Refine3D, RotateTranslate3D, RotateTranslate3DTree
@@ -192,8 +193,9 @@ def _exhaustive(
     grid: orientations.OrientationSet,
 ) -> Callable:
     """The full-band grid search, followed by the fine aligner if there is one."""
-    tables = eqx.filter_jit(stack_tables)(maps, plan.kmax)
-    vectors = jnp.asarray(fourier.half_ball(plan.kmax))
+    kmax = plan.box // 2 - 2
+    tables = eqx.filter_jit(stack_tables)(maps, kmax)
+    vectors = jnp.asarray(fourier.half_ball(kmax))
     keep = (settings.peaks or 1) if settings.fine is not None else 1
     search = prepare(maps, plan, symmetry, grid) if settings.fine is not None else None
 
@@ -230,9 +232,9 @@ def _local(
     rotation, shift = begin
     if rotation.ndim == 4:
         rotation, shift = rotation[:, :, None], shift[:, :, None]
-    position = -jnp.einsum("...ji,...j->...i", rotation, shift)
+    position = -rotate(transpose(rotation), shift)
     turn, position, score = refine_candidates(
         search, observed, rotation, position, stage, dedupe=False, reach_vox=reach_vox
     )
-    back = -jnp.einsum("...ij,...j->...i", turn, position)
+    back = -rotate(turn, position)
     return turn[:, :, 0], back[:, :, 0], score[:, :, 0]

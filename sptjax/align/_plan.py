@@ -132,8 +132,8 @@ def plan_search(
     last = len(info) - 1
     share = np.cumsum(info) / max(info.sum(), 1e-30)
     score = expected_score * np.sqrt(share)
-    final_k = int(np.clip(band_holding(np.arange(last + 1) ** 2 * info, 0.99), 6, last))
-    coarse_k = int(np.clip(np.searchsorted(score, DETECTABLE), 5, min(WIDEST_COARSE, final_k)))
+    final_k = int(np.clip(band_holding(np.arange(last + 1) ** 2 * info, 0.998), 6, last))
+    coarse_k = int(np.clip(np.searchsorted(score, DETECTABLE), 6, min(WIDEST_COARSE, final_k)))
 
     def spacing(band: int) -> float:
         if delta_deg is not None:

@@ -15,6 +15,7 @@ from .. import fourier, orientations
 from .._types import Alignment
 from ..orientations import OrientationSet
 from ..resample import SliceTable, slice_table
+from ..rotation import rotate
 from ..score import Observations
 from ..symmetry import Symmetry
 from ._coarse import best_shifts, coarse_scores, distinct_maxima
@@ -89,7 +90,7 @@ def align(search: Search, observations: Observations) -> Alignment:
         rotation, shift, value = refine_candidates(
             search, observations, rotation, shift, stage, dedupe=stage is not search.plan.stages[-1]
         )
-    back = -jnp.einsum("...ij,...j->...i", rotation, shift)
+    back = -rotate(rotation, shift)
     return Alignment(rotation, back, value)
 
 
