@@ -1,23 +1,16 @@
-"""What the benchmark scripts share: maps, planted particles, errors, timing, reports."""
+"""What the benchmark scripts share: maps, planted particles, errors, refinement."""
 
 import dataclasses
-import datetime
 import gzip
-import importlib.metadata
-import json
 import pathlib
-import platform
 import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from sptjax import io, masks, simulate, symmetry
 from sptjax._errors import InputError
@@ -34,7 +27,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 C1 = (symmetry.parse("c1"),)
 
 _DATA = flags.DEFINE_string("data", str(ROOT.parent / "shared" / "data"), "folder of real data")
-_OUT = flags.DEFINE_string("out", None, "write the results here, as JSON")
 SEED = flags.DEFINE_integer("seed", 11, "of poses and noise", lower_bound=0)
 
 # file, angstrom per voxel (headers are not all right), sign that makes density positive
@@ -91,7 +83,9 @@ def read_atoms(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(chains), np.array(places), np.array(electrons, float)
 
 
-def splat(xyz: np.ndarray, electrons: np.ndarray, box: int, apix: float) -> np.ndarray:
+def splat(
+    xyz: np.ndarray, electrons: np.ndarray, box: int, apix: float, *, normalise: bool = True
+) -> np.ndarray:
     """Density of atoms, blurred by a gaussian of half a voxel; (0, 0, 0) is the centre voxel."""
     place = xyz[:, ::-1] / apix + box // 2
     corner = np.rint(place).astype(int)
@@ -101,22 +95,18 @@ def splat(xyz: np.ndarray, electrons: np.ndarray, box: int, apix: float) -> np.n
         weight = electrons * np.exp(-2.0 * ((voxel - place) ** 2).sum(1))
         inside = ((voxel >= 0) & (voxel < box)).all(1)
         np.add.at(density, tuple(voxel[inside].T), weight[inside])
-    return _framed(density)
+    return _framed(density) if normalise else density.astype(np.float32)
 
 
 # ---------------------------------------------------------------- particles
 
 
-@dataclasses.dataclass(frozen=True)
 class Volumes:
     """Volumes in memory, read like a file."""
 
-    volumes: np.ndarray
-
-    @property
-    def box(self) -> int:
-        """Edge in voxels."""
-        return self.volumes.shape[-1]
+    def __init__(self, volumes: np.ndarray) -> None:
+        self.volumes = volumes
+        self.box: int = volumes.shape[-1]
 
     def __len__(self) -> int:
         return len(self.volumes)
@@ -209,8 +199,10 @@ def refinement(
     sampling: Sampling,
     settings: RefineSettings,
     most: int,
+    *,
+    until_converged: bool = True,
 ) -> Iterator[tuple[RefineState, float, Calibration]]:
-    """Calibrate, then rounds until converged or ``most``; with the seconds of each round."""
+    """Calibrate, then rounds until converged or ``most``: state, its seconds, the calibration."""
     found = calibrate(particles, references, settings.symmetries, settings.alignment)
     state = initial_state(
         found.references,
@@ -222,104 +214,6 @@ def refinement(
         begun = time.perf_counter()
         after = refine_round(state, particles, stack, sampling, settings)
         yield after, time.perf_counter() - begun, found
-        if converged(state, after, apix=settings.apix):
+        if until_converged and converged(state, after, apix=settings.apix):
             return
         state = after
-
-
-# ---------------------------------------------------------------- timing
-
-
-@dataclasses.dataclass
-class Timing:
-    """Seconds of repeated calls, the first (which compiles) apart."""
-
-    result: Any
-    first: float
-    wall: list[float] = dataclasses.field(default_factory=list)
-    cpu: list[float] = dataclasses.field(default_factory=list)
-
-    def columns(self, n: int) -> dict[str, float]:
-        """Milliseconds per particle, smallest and median."""
-        wall, cpu = (np.array(x) * 1e3 / n for x in (self.wall, self.cpu))
-        return {
-            "wall_min_ms": wall.min(),
-            "wall_median_ms": float(np.median(wall)),
-            "cpu_min_ms": cpu.min(),
-            "cpu_median_ms": float(np.median(cpu)),
-        }
-
-
-def interleaved(work: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
-    """Call every function once to compile, then all of them in turn, ``repeats`` times."""
-    out = {}
-    for name, function in work.items():
-        begun = time.perf_counter()
-        result = jax.block_until_ready(function())
-        out[name] = Timing(result, time.perf_counter() - begun)
-    for _ in range(repeats):
-        for name, function in work.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            jax.block_until_ready(function())
-            out[name].wall.append(time.perf_counter() - wall)
-            out[name].cpu.append(time.process_time() - cpu)
-    return out
-
-
-# ---------------------------------------------------------------- reports
-
-
-def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows under the union of their columns."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = [[_cell(row.get(name, "")) for name in names] for row in rows]
-    width = [max(len(x) for x in column) for column in zip(names, *text)]
-    for line in [names, *text]:
-        print("  ".join(x.rjust(w) for x, w in zip(line, width)), flush=True)
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
-
-
-def report(tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Print tables and where they come from; write both to ``--out``."""
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    packages = ("jax", "jaxlib", "numpy", "equinox")
-    about = {
-        "command": shlex.join(sys.argv),
-        "date": datetime.datetime.now().isoformat(timespec="seconds"),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {platform.machine()}",
-        "versions": {p: importlib.metadata.version(p) for p in packages},
-    }
-    for name, rows in tables.items():
-        print(f"\n{name}")
-        print_table(rows)
-    print("\n" + "; ".join(f"{k}: {v}" for k, v in about.items()))
-    if _OUT.value:
-        path = pathlib.Path(_OUT.value)
-        path.write_text(json.dumps({**about, "tables": tables}, indent=1, default=_plain) + "\n")
-
-
-def numbers(text: str) -> list[float]:
-    """Comma-separated numbers of a flag."""
-    return [float(x) for x in text.split(",")]
-
-
-def launch(main: Callable[[], None]) -> None:
-    """Run a script; bad input is one sentence and status 1."""
-
-    def guarded(argv: Sequence[str]) -> None:
-        try:
-            if len(argv) > 1:
-                raise InputError(f"unexpected argument {argv[1]}; options are --name=value")
-            main()
-        except InputError as error:
-            sys.exit(f"{pathlib.Path(sys.argv[0]).name}: {error}")
-
-    app.run(guarded)

@@ -13,18 +13,8 @@ search; one that scores more but points elsewhere was beyond this score.
 import time
 
 import numpy as np
-from _common import (
-    C1,
-    SEED,
-    interleaved,
-    launch,
-    load_map,
-    local,
-    numbers,
-    plant,
-    pose_error,
-    report,
-)
+from _common import C1, SEED, load_map, local, plant, pose_error
+from _report import interleaved, launch, numbers, report
 from absl import flags
 
 from sptjax.align import AlignmentSettings, align_particles
