@@ -273,7 +273,8 @@ def _apply_sampling(volumes, grids):
     half = fourier.half_from_centred(grids)
     if half.ndim == 3:
         half = half[None]
-    return fourier.irfftn(fourier.rfftn(volumes) * half, volumes.shape[-1])
+    spectra = fourier.rfftn(volumes)
+    return fourier.irfftn(spectra * half.astype(spectra.dtype), volumes.shape[-1])
 
 
 def _measure(
@@ -368,7 +369,7 @@ def _common_power(maps):
     """Maps rescaled, shell by shell, to the mean radial power of those that are not empty."""
     box = maps.shape[-1]
     power = jax.vmap(lambda v: fourier.shell_mean(jnp.abs(fourier.rfftn(v)) ** 2, box))(maps)
-    filled = (power.sum(1) > 0)[:, None]
+    filled = (power.sum(1) > 0).astype(power.dtype)[:, None]
     mean = (power * filled).sum(0) / jnp.maximum(filled.sum(), 1)
     gain = jnp.sqrt(mean[None] / jnp.where(power > 1e-12 * power.max(), power, jnp.inf))
     return jax.vmap(fourier.radial_filter)(maps, gain)
