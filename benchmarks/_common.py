@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import pathlib
-import shlex
 import time
 from collections.abc import Iterator
 
@@ -76,7 +75,7 @@ def read_atoms(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             if line.startswith("_atom_site."):
                 names.append(line.split(".")[1].strip())
             elif names and line.startswith(("ATOM", "HETATM")):
-                row = dict(zip(names, shlex.split(line) if "'" in line else line.split()))
+                row = dict(zip(names, line.replace('"', "").split()))  # no spaces in quotes
                 chains.append(row["auth_asym_id"])
                 places.append([float(row[f"Cartn_{axis}"]) for axis in "xyz"])
                 electrons.append(_ELECTRONS.get(row["type_symbol"], 7))

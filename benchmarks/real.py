@@ -5,10 +5,10 @@ python benchmarks/real.py --rounds=1 --particles=8
 
 Forty CTF-premultiplied sub-tomograms with weights of their own. First they are aligned to the
 published map: how many land near the published poses and, for each that does not, whether the
-published pose (shift searched within 1.5 voxels, then refined
-locally within 3 degrees) scores higher, so that the search missed it,
-or lower, so that the score prefers another. Then a refinement from the map low-passed to 80 A,
-halves apart; its FSC to the published map stands beside that of the average at published poses.
+published pose (shift searched within 1.5 voxels, then refined locally within 3 degrees) scores
+higher, so that the search missed it, or lower, so that the score prefers another. Then a
+refinement from the map low-passed to 80 A, halves apart; its FSC to the published map stands
+beside that of the average at published poses.
 """
 
 import dataclasses
