@@ -142,7 +142,9 @@ def _add(sums, particles, poses, groups, weights, sampling, inside, order: int) 
 
 
 @partial(jax.jit, static_argnames="floor")
-def finish(sums: FourierSums, floor: float = 0.1) -> Volumes:
+def finish(
+    sums: FourierSums, floor: float = 0.1, noise_to_signal: Float[Array, "g s"] | None = None
+) -> Volumes:
     """Average maps ``numerator / max(weight, floor * mean weight of the shell)``.
 
     Frequencies that no particle sampled are zero, and so is everything beyond Nyquist.
@@ -151,15 +153,24 @@ def finish(sums: FourierSums, floor: float = 0.1) -> Volumes:
         sums: partial sums of ``g`` groups.
         floor: least weight of a frequency as a fraction of the mean weight of its shell, so
             that directions seen by few particles are damped instead of amplified.
+        noise_to_signal: if given, ``1 / SSNR`` per shell 0 ... n // 2 of every average: the
+            divisor is ``weight + noise_to_signal * mean weight``, a Wiener filter that trusts
+            every direction by how well it was sampled (Scheres 2012, J. Mol. Biol. 415:406).
 
     Returns:
         ``[g, z, y, x]``; a group without particles is zero.
     """
-    return jax.vmap(partial(_divided, floor=floor))(sums.numerator, sums.weight)
+    if noise_to_signal is None:
+        return jax.vmap(partial(_divided, floor=floor))(sums.numerator, sums.weight)
+    divide = partial(_divided, floor=floor)
+    return jax.vmap(divide)(sums.numerator, sums.weight, noise_to_signal=noise_to_signal)
 
 
 def _divided(
-    numerator: Complex[Array, "z y h"], weight: Float[Array, "z y h"], floor: float
+    numerator: Complex[Array, "z y h"],
+    weight: Float[Array, "z y h"],
+    floor: float,
+    noise_to_signal: Float[Array, " s"] | None = None,
 ) -> Volume:
     box = numerator.shape[0]
     inside = _inside_nyquist(box)
@@ -169,7 +180,11 @@ def _divided(
     values, weight = numerator.reshape(-1)[inside], weight.reshape(-1)[inside]
     mean = jnp.zeros(total.shape).at[shell].add(weight * share) / total
     sampled = weight > 0
-    divisor = jnp.where(sampled, jnp.maximum(weight, floor * mean[shell]), 1)
+    if noise_to_signal is None:
+        whole = jnp.maximum(weight, floor * mean[shell])
+    else:
+        whole = weight + noise_to_signal[np.minimum(shell, box // 2)] * mean[shell]
+    divisor = jnp.where(sampled, whole, 1)
     parts = (jnp.where(sampled, v / divisor, 0) for v in (values.real, values.imag))
     return _to_map(_on_half_grid(lax.complex(*parts)[None], inside, box)[0], box)
 

@@ -304,7 +304,7 @@ def _measure(
         maps.append(np.asarray(both))
     curves = np.stack(fsc)
     counts = np.bincount(classes[used], minlength=n_classes)
-    references = _next_references(np.asarray(own), np.stack(maps), curves, counts, settings)
+    references = _next_references(sums, curves, counts, settings)
     assigned = classes >= 0
     chosen = found.score[assigned, classes[assigned]]
     return RefineState(
@@ -343,25 +343,25 @@ def _fsc_curves(key, even, odd, both) -> np.ndarray:
 
 
 def _next_references(
-    own: np.ndarray,
-    maps: np.ndarray,
+    sums: average.FourierSums,
     curves: np.ndarray,
     counts: np.ndarray,
     settings: RefineSettings,
 ) -> np.ndarray:
-    """Wiener-filtered maps; all classes get one gain and one radial power, to compare scores."""
-    box = maps.shape[-1]
+    """Wiener-filtered averages; classes share one filter and radial power, to compare scores."""
+    n_classes, box = len(curves), sums.numerator.shape[1]
     weight = np.where(np.isfinite(curves[:, 0]), counts[:, None], 0)
     mean = np.nansum(weight * np.nan_to_num(curves[:, 0]), 0) / np.maximum(weight.sum(0), 1)
     gain = resolution.wiener_gain(jnp.asarray(mean, jnp.float32))
+    ratio = (1 - gain) / jnp.maximum(gain, 1e-6)  # noise to signal of the merged map
     edge = masks.sphere(box, box / 2 - 2, 2.0)
-    if settings.gold_standard:
-        half_gain = gain / jnp.maximum(2 - gain, 1e-6)  # of one half: FSC itself
-        filtered = fourier.radial_filter(jnp.asarray(own.swapaxes(0, 1)), half_gain)
-        return np.asarray(filtered * edge[None, None])
-    filtered = fourier.radial_filter(jnp.asarray(maps), gain)
-    filtered = _common_power(filtered) * edge[None]
-    return np.asarray(filtered)[None]
+    if settings.gold_standard:  # one half has twice the noise
+        maps = average.finish(sums, noise_to_signal=jnp.tile(2 * ratio, (2 * n_classes, 1)))
+        halves = maps.reshape(n_classes, 2, box, box, box).swapaxes(0, 1)
+        return np.asarray(halves * edge[None, None])
+    merged = _merge_halves(sums, n_classes)
+    maps = average.finish(merged, noise_to_signal=jnp.tile(ratio, (n_classes, 1)))
+    return np.asarray(_common_power(maps) * edge[None])[None]
 
 
 @jax.jit

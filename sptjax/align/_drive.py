@@ -88,7 +88,8 @@ def align_particles(
         maps = jnp.asarray(np.asarray(references)[columns], jnp.float32)
         run, plan = _runner(particles, maps, symmetry, settings, expected_score)
         title = "aligning" if len(columns) == len(names) else f"aligning {name}"
-        batches = list(padded_batches(np.arange(len(indices)), _batch(plan, len(columns))))
+        size = min(_batch(plan, len(columns)), 1 << max(len(indices) - 1, 0).bit_length())
+        batches = list(padded_batches(np.arange(len(indices)), size))
         for rows, real in progress(batches, title):
             observed = particles.observations(indices[rows], settings.comparator)
             begin = None if start is None else _start(start, rows, columns)
