@@ -144,6 +144,21 @@ def resolved() -> dict[str, Any]:
     return {name: flags.FLAGS[name].value for name in sorted(names)}
 
 
+def parse(argv: Sequence[str]) -> dict[str, Any]:
+    """Values of a command line of this script, as if no other had been read before.
+
+    Args:
+        argv: the command line, the script's name first.
+    """
+    for key, own in flags.FLAGS.flags_by_module_dict().items():
+        for flag in own if "absl" not in key else ():
+            flag.unparse()
+    rest = flags.FLAGS(take_back_v(argv))
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]}; options are --name=value")
+    return resolved()
+
+
 def open_particles(path: str | None, apix: float) -> tuple[io.Stack, float]:
     """The stack and its voxel size."""
     if not path:
