@@ -26,7 +26,10 @@ Progress = Callable[[Iterable, str], Iterable]
 class Stack(Protocol):
     """What reading needs of a stack of volumes."""
 
-    box: int
+    @property
+    def box(self) -> int:
+        """Edge of the volumes, voxels."""
+        ...
 
     def __len__(self) -> int: ...
 
