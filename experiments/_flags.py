@@ -53,7 +53,10 @@ def define_shared(path: str, output: str) -> None:
         " ccc.tomo.thresh = correlation inside the wedge",
     )
     f.DEFINE_string(
-        "falign", "", "refine_3d[:maxiter=9:maxshift=voxels]: local refinement after --align"
+        "falign",
+        "",
+        "refine_3d[:maxiter=9:maxshift=voxels]: local refinement after --align=None or"
+        " --align=rotate_translate_3d:refine=0; the other searches refine themselves",
     )
     f.DEFINE_integer("search", 8, "largest coarse shift along each axis, voxels", lower_bound=0)
     f.DEFINE_integer("searchfine", 2, "how far --falign may move a shift, voxels", lower_bound=0)
@@ -255,8 +258,8 @@ def find_sampling(
 
 def _estimate(stack: io.Stack) -> wedge.Wedge | None:
     rows = np.unique(np.linspace(0, len(stack) - 1, min(_MOST_FOR_WEDGE, len(stack))).astype(int))
-    total = None
-    for first in range(0, len(rows), 32):
+    total = wedge.accumulate_power(None, stack.read(rows[:32]))
+    for first in range(32, len(rows), 32):
         total = wedge.accumulate_power(total, stack.read(rows[first : first + 32]))
     return wedge.estimate(wedge.to_centred(total, stack.box)).wedge
 
@@ -271,6 +274,11 @@ def alignment_settings(values: Mapping[str, Any]) -> AlignmentSettings:
         raise InputError(f"--aligncmp={values['aligncmp']}: known are {', '.join(names)}")
     if values["npeakstorefine"] > 1 and aligner is None:
         raise InputError("--npeakstorefine: there is nothing to choose from with --align=None")
+    if fine is not None and getattr(aligner, "refine", aligner is not None):
+        raise InputError(
+            f"--falign={values['falign']}: {values['align']} refines its poses itself; use"
+            " rotate_translate_3d:refine=0 or --align=None before it"
+        )
     # the documented rule: --search at its default leaves a search stated in the aligner alone
     stated = getattr(aligner, "search", None) or getattr(aligner, "maxshift", None)
     explicit = given("search") and (values["search"] != 8 or stated is None)

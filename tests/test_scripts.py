@@ -83,6 +83,7 @@ MULTI = {
     "aligner value": (["--align=rotate_translate_3d:delta=0"], r"--align: .*delta=0"),
     "aligner grammar": (["--align=rotate_translate_3d:delta"], r"'delta' is not of the form"),
     "fine aligner": (["--falign=refine_3dd"], r"--falign: .*refine_3d"),
+    "fine after tree": (["--falign=refine_3d"], r"--falign=refine_3d: .*refines its poses itself"),
     "comparator": (["--aligncmp=ccc"], r"--aligncmp=ccc: known are matched"),
     "peaks without search": (["--align=None", "--npeakstorefine=3"], r"--npeakstorefine"),
     "no poses": (["--align=None"], r"--align=None: poses are needed"),
