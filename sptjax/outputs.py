@@ -239,7 +239,7 @@ def _write_pictures(state: RefineState, settings: OutputSettings, it: str) -> No
         curves = {f"class {c}": state.fsc[c, 0, 1:] for c in range(len(state.maps))}
         found = {f"class {c}": table[str(c)]["unmasked"]["0.143"] for c in range(len(state.maps))}
     else:
-        curves = dict(zip(CURVES, state.fsc[0, :, 1:]))
+        curves = {str(name): curve for name, curve in zip(CURVES, state.fsc[0, :, 1:])}
         found = {name: table["0"][name]["0.143"] for name in CURVES}
     found = {name: value for name, value in found.items() if value is not None}
     plots.save(plots.fsc_curves(frequency, curves, found), folder / f"fsc_{it}.png")

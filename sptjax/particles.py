@@ -52,9 +52,10 @@ class Sampling:
 
     def grids(self, indices: np.ndarray) -> np.ndarray:
         """Grids of the given particles: ``[z, y, x]`` if shared, else ``[b, z, y, x]``."""
-        if self.stack is None:
-            return self.shared
-        return np.maximum(self.stack.read(indices), 0.0)
+        if self.stack is not None:
+            return np.maximum(self.stack.read(indices), 0.0)
+        assert self.shared is not None, "one of the two is given"
+        return self.shared
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,10 @@ its Fourier transform anywhere. Relative error of a rotated map at pad 2: order 
 (trilinear) 1.2e-2, order 2 1.4e-3, order 3 1.8e-4.
 """
 
+import functools
+import operator
+from collections.abc import Iterable
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -166,14 +170,18 @@ def sample_with_gradient(
         )
         for i in range(n)
     ]
-    value, gx, gy = (sum(wz[i][1][None] * plane[i][which] for i in range(n)) for which in range(3))
-    gz = sum(wz[i][2][None] * plane[i][0] for i in range(n))
+    value, gx, gy = (_total(wz[i][1][None] * plane[i][w] for i in range(n)) for w in range(3))
+    gz = _total(wz[i][2][None] * plane[i][0] for i in range(n))
     return value, (table.pad * gx, table.pad * gy, table.pad * gz)
 
 
 def _along(values: Float[Array, "2 t k"], taps: list, which: int) -> Float[Array, "2 k"]:
     """Sum over the taps of one line with their weights (1) or derivatives (2)."""
-    return sum(values[:, i] * tap[which][None] for i, tap in enumerate(taps))
+    return _total(values[:, i] * tap[which][None] for i, tap in enumerate(taps))
+
+
+def _total(terms: Iterable[Array]) -> Array:
+    return functools.reduce(operator.add, terms)
 
 
 def transform(volume: Volume, pose: Pose, order: int = 3, pad: float = 2.0) -> Volume:

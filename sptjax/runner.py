@@ -100,7 +100,7 @@ def _say_excluded(particles: Particles, stack: Stack, say: Say) -> None:
     bad = np.flatnonzero(particles.status)
     reason = {1: "NaN or infinity", 2: "no contrast"}
     for i in bad[:20]:
-        name = stack.name(int(i)) if hasattr(stack, "name") else f"particle {i}"
+        name = getattr(stack, "name", "particle {}".format)(int(i))
         say(f"excluded: {name} ({reason[int(particles.status[i])]})")
     if len(bad) > 20:
         say(f"excluded: {len(bad) - 20} more particles")
@@ -112,7 +112,8 @@ def _begin(run: Run, particles: Particles, say: Say, progress: Progress) -> Refi
     """State before the first round: given references, calibrated, or averages of seed classes."""
     gold = run.refine.gold_standard
     if run.references is None:
-        return _seeded(run, particles, progress)
+        assert run.seed_classes is not None, "a run starts from one or the other"
+        return _seeded(run, run.seed_classes, particles, progress)
     references = np.asarray(run.references, np.float32)
     first = references[0] if references.ndim == 5 else references
     found = calibrate(
@@ -141,10 +142,13 @@ def _filtered(maps: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return np.asarray(apply_transfer(maps, gain))
 
 
-def _seeded(run: Run, particles: Particles, progress: Progress) -> RefineState:
+def _seeded(
+    run: Run, seed: io.ClassMatrix, particles: Particles, progress: Progress
+) -> RefineState:
     """One averaging pass with the classes and poses of a class matrix."""
-    seed = run.seed_classes
     box, n_classes = run.stack.box, seed.n_classes
+    if seed.euler_deg is None or seed.shifts_vox is None:
+        raise InputError("--classmx: the class matrix holds no poses")
     turn = rotation.from_euler(jnp.asarray(seed.euler_deg), rotation.Convention["EMAN"])
     empty = np.zeros((n_classes, box, box, box), np.float32)
     state = initial_state(

@@ -96,6 +96,6 @@ def noise_share(regression: Regression) -> np.ndarray:
     return (1 - np.clip(square, 0.0, 0.999)).astype(np.float32)
 
 
-def apply_transfer(references: Float[Array, "c z y x"], gain: np.ndarray) -> Array:
+def apply_transfer(references: Float[Array, "c z y x"] | np.ndarray, gain: np.ndarray) -> Array:
     """References with the transfer folded in; shells beyond the measured ones are zero."""
     return fourier.radial_filter(jnp.asarray(references), jnp.asarray(gain, jnp.float32))
