@@ -21,7 +21,8 @@ import numpy as np
 import refinemulti
 from absl import flags
 
-from sptjax import console, fourier, io, plots, rotation, simulate, workdir
+from sptjax import console, fourier, io, plots, resample, rotation, simulate, workdir
+from sptjax._types import Pose
 from sptjax.outputs import resolutions
 from sptjax.refinement import RefineState
 
@@ -78,21 +79,22 @@ def class_frame(found: np.ndarray, planted: np.ndarray) -> tuple[np.ndarray, np.
 
 def compare(
     state: RefineState, classes: np.ndarray, planted: np.ndarray
-) -> tuple[list[tuple[str, ...]], list[int]]:
-    """Rows of the table, and which planted class every refined class shows."""
+) -> tuple[list[tuple[str, ...]], list[int], list[Pose]]:
+    """Rows of the table, and the planted class and the frame of every refined class."""
     labels = max(
         itertools.permutations(range(2)), key=lambda p: np.sum(np.take(p, state.classes) == classes)
     )
     turn, shift = state.pose
     found = np.concatenate([turn, shift[:, :, None]], axis=2)
     right = np.take(labels, state.classes) == classes
-    table = resolutions(state, APIX)
+    table, frames = resolutions(state, APIX), []
     rows = [
         ("class", "particles", "right class", "median angle", "median shift", "frame", "FSC .143")
     ]
     for c in range(2):
         member = state.classes == c
         frame, move = class_frame(found[member], planted[member])
+        frames.append(Pose(jnp.asarray(frame), jnp.asarray(move)))
         wanted = frame @ planted[member, :, :3]
         angle = np.asarray(rotation.angle_deg(jnp.asarray(turn[member]), jnp.asarray(wanted)))
         away = shift[member] - planted[member, :, 3] @ frame.T - move
@@ -110,7 +112,7 @@ def compare(
             )
         )
     rows.append(("all", str(len(right)), f"{100 * right.mean():.1f} %", "", "", "", ""))
-    return rows, list(labels)
+    return rows, list(labels), frames
 
 
 def run(*, stem: str, verbose: int) -> list[tuple[str, ...]]:
@@ -134,14 +136,19 @@ def run(*, stem: str, verbose: int) -> list[tuple[str, ...]]:
     ]
     console.say("python " + shlex.join(command))
     state = refinemulti.run(values=_flags.parse(command), argv=command)
-    rows, labels = compare(state, classes, matrices)
-    shown = [m for c in range(2) for m in (state.maps[c], maps[labels[c]])]
-    names = [f"{kind} {c}" for c in range(2) for kind in ("class", "planted for")]
+    rows, labels, frames = compare(state, classes, matrices)
+    shown, names = [], []
+    for c, frame in enumerate(frames):
+        back = resample.transform(jnp.asarray(state.maps[c]), rotation.invert(frame))
+        shown += [np.asarray(back), maps[labels[c]]]
+        names += [f"class {c}", "planted"]
     plots.save(plots.central_slices(np.stack(shown), APIX, names), folder / "classes.png")
     console.say("against the planted truth (angle and shift within the frame of the class):")
     for row in rows:
         console.say("  " + "  ".join(text.rjust(12) for text in row))
-    console.say(f"classes beside the planted maps: {folder / 'classes.png'}")
+    console.say(
+        f"classes, turned into the planted frame, beside the planted maps: {folder / 'classes.png'}"
+    )
     refined = workdir.latest(folder / "spt_refinemulti")
     console.say(f"FSC curves: {refined / 'fsc_2.png'}; everything else: {refined}")
     return rows
