@@ -58,7 +58,8 @@ def prototype_module(name: str) -> types.ModuleType:
         raise InputError(f"--prototype: {folder} has no {name}.py")
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    if name == "baseline" and importlib.util.find_spec("acryo") is None:
+    missing = "acryo" not in sys.modules and importlib.util.find_spec("acryo") is None
+    if name == "baseline" and missing:
         stub = types.ModuleType("acryo.alignment")
         stub.__dict__.update(ZNCCAlignment=None, PCCAlignment=None, NCCAlignment=None)
         sys.modules["acryo.alignment"] = stub

@@ -12,6 +12,7 @@ from typing import Protocol
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from . import fourier
@@ -81,13 +82,15 @@ class Particles:
         """Indices of the particles that can be aligned and averaged."""
         return np.flatnonzero(self.status == Status.OK)
 
-    def observations(self, indices: np.ndarray, comparator: Comparator) -> Observations:
-        """Whitened observations of a batch."""
+    def observations(
+        self, indices: np.ndarray, comparator: Comparator, size: int | None = None
+    ) -> Observations:
+        """Whitened observations of a batch, of the first ``size`` frequencies."""
         sampling = self.sampling if len(self.sampling) == 1 else self.sampling[indices]
         return _observe(
-            jnp.asarray(self.coefficients[indices]),
-            jnp.asarray(sampling),
-            jnp.asarray(self.noise),
+            jnp.asarray(self.coefficients[indices, :size]),
+            jnp.asarray(sampling[:, :size]),
+            jnp.asarray(self.noise[:size]),
             comparator,
         )
 
@@ -119,9 +122,24 @@ _observe = eqx.filter_jit(observe)
 
 
 @eqx.filter_jit
-def _ball(volumes: Float[Array, "b z y x"], vectors: Int[Array, "k 3"]) -> Array:
+def _ball(
+    volumes: Float[Array, "b z y x"],
+    vectors: Int[Array, "k 3"],
+    weight: Float[Array, "#b k"],
+    counted: Float[Array, " b"],
+    premultiplied: bool,
+) -> tuple[Array, Array]:
+    """Coefficients times their sampling, scaled to unit mean power, and their summed power."""
     finite = jnp.isfinite(volumes)
-    return fourier.ball_coefficients(jnp.where(finite, volumes, 0.0), vectors)
+    values = fourier.ball_coefficients(jnp.where(finite, volumes, 0.0), vectors)
+    real, imag = (values.real, values.imag)
+    if not premultiplied:
+        real, imag = real * weight, imag * weight
+    power = real * real + imag * imag
+    mean = power.sum(1, keepdims=True) / jnp.maximum(weight.sum(1, keepdims=True), 1e-30)
+    scale = counted[:, None] * lax.rsqrt(jnp.maximum(mean, 1e-30))
+    total = (power * scale * scale).sum(0)
+    return lax.complex(real * scale, imag * scale), total
 
 
 @eqx.filter_jit
@@ -167,47 +185,24 @@ def load_particles(
     rows = np.empty((1 if shared else n, len(vectors)), np.float32)
     if shared:
         rows[0] = np.asarray(_grids_on_ball(jnp.asarray(sampling.shared)[None], index))[0]
+    total = np.zeros(len(vectors))
     for indices, real in progress(list(padded_batches(np.arange(n), batch)), "reading"):
         here = indices[:real]
         volumes = stack.read(indices)
-        status[here] = check_volumes(volumes)[:real]
-        values = np.asarray(_ball(jnp.asarray(volumes), index))[:real]
+        found = check_volumes(volumes)
+        status[here] = found[:real]
         if not shared:
             grids = jnp.asarray(sampling.grids(indices))
             rows[here] = np.asarray(_grids_on_ball(grids, index))[:real]
-        weight = rows[here] if not shared else rows
-        if not sampling.premultiplied:
-            values = values * weight
-        coefficients[here] = _unit_power(values, weight)
+        counted = ((found == Status.OK) & (np.arange(len(indices)) < real)).astype(np.float32)
+        weight = jnp.asarray(rows if shared else rows[indices])
+        values, power = _ball(
+            jnp.asarray(volumes), index, weight, jnp.asarray(counted), sampling.premultiplied
+        )
+        coefficients[here] = np.asarray(values)[:real]
+        total += np.asarray(power)
     good = status == Status.OK
-    coefficients[~good] = 0
-    return Particles(
-        coefficients,
-        rows,
-        _stack_noise(coefficients, rows, vectors, good, mirror_beam),
-        status,
-        vectors,
-        stack.box,
-    )
-
-
-def _unit_power(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Scale every particle so that its mean power per unit of sampling is one."""
-    power = (np.abs(values) ** 2).sum(1) / np.maximum(weight.sum(1), 1e-30)
-    return values / np.sqrt(np.maximum(power, 1e-30))[:, None]
-
-
-def _stack_noise(
-    coefficients: np.ndarray,
-    rows: np.ndarray,
-    vectors: np.ndarray,
-    good: np.ndarray,
-    mirror_beam: bool,
-) -> np.ndarray:
-    total = np.zeros(len(vectors))
-    weight = np.zeros(len(vectors))
-    for i in np.flatnonzero(good):
-        total += np.abs(coefficients[i]) ** 2
-        weight += rows[0 if len(rows) == 1 else i]
     count = max(int(good.sum()), 1)
-    return noise_power(total / count, weight / count, vectors, count, mirror_beam=mirror_beam)
+    seen = rows[0] if shared else rows[good].mean(0) if good.any() else np.zeros(len(vectors))
+    noise = noise_power(total / count, seen, vectors, count, mirror_beam=mirror_beam)
+    return Particles(coefficients, rows, noise, status, vectors, stack.box)

@@ -87,11 +87,13 @@ def align_particles(
         symmetry = symmetries[names.index(name)]
         maps = jnp.asarray(np.asarray(references)[columns], jnp.float32)
         run, plan = _runner(particles, maps, symmetry, settings, expected_score)
+        full = isinstance(settings.aligner, RotateTranslate3D) and not settings.aligner.refine
+        band = fourier.half_ball_size(particles.box // 2 - 2 if full else plan.kmax)
         title = "aligning" if len(columns) == len(names) else f"aligning {name}"
         size = min(_batch(plan, len(columns)), 1 << max(len(indices) - 1, 0).bit_length())
         batches = list(padded_batches(np.arange(len(indices)), size))
         for rows, real in progress(batches, title):
-            observed = particles.observations(indices[rows], settings.comparator)
+            observed = particles.observations(indices[rows], settings.comparator, band)
             begin = None if start is None else _start(start, rows, columns)
             rotation, shift, score = (np.asarray(x)[:real] for x in run(observed, begin))
             at = np.ix_(rows[:real], columns)
