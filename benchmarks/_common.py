@@ -208,6 +208,7 @@ def refinement(
         len(particles),
         gold_standard=settings.gold_standard,
         expected_score=found.expected_score,
+        noise_share=found.noise_share,
     )
     for _ in range(most):
         begun = time.perf_counter()

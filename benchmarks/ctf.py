@@ -42,6 +42,7 @@ def measure(name: str, snr: float) -> list[dict]:
     begun = time.perf_counter()
     found = calibrate(particles, map_, C1, settings)
     seconds = time.perf_counter() - begun
+    particles = particles.with_noise_share(found.noise_share)
     score, rows = found.expected_score, np.arange(len(particles))
     references = {"none": map_, "calibrated": found.references}
     timing = interleaved(

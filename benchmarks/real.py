@@ -84,6 +84,7 @@ def alignment(
     """Tables: how many agree, and the particles that do not."""
     settings = AlignmentSettings(search_vox=_SEARCH.value)
     found = calibrate(particles, reference[None], C1, settings)
+    particles = particles.with_noise_share(found.noise_share)
     rows, summary, differing = np.arange(len(particles)), [], []
     for kind, map_ in {"none": reference[None], "calibrated": found.references}.items():
         expected = found.expected_score

@@ -150,7 +150,8 @@ def measure(snr: float) -> tuple[list[dict], list[dict]]:
         calibrations[name] = time.perf_counter() - begun
 
         def ours(settings=settings, found=found):
-            loaded, score = planted.load(), found.expected_score
+            loaded = planted.load().with_noise_share(found.noise_share)
+            score = found.expected_score
             return poses(
                 align_particles(loaded, rows, found.references, C1, settings, expected_score=score)
             )

@@ -105,6 +105,7 @@ def measure(name: str) -> list[dict]:
     calls, about = {}, {}
     for searched in (symmetry.parse("c1"), group):
         found = calibrate(particles, map_, (searched,), settings)
+        observed = particles.with_noise_share(found.noise_share)
         score, references = found.expected_score, found.references
         plan = align.make_plan(particles, jnp.asarray(references), settings, score, len(searched))
         count = len(orientations.uniform(plan.delta_deg, searched).rotations)
@@ -113,8 +114,8 @@ def measure(name: str) -> list[dict]:
             "delta_deg": plan.delta_deg,
             "rotations": count,
         }
-        calls[searched.name] = lambda s=searched, r=references, e=score: align.align_particles(
-            particles, rows, r, (s,), settings, expected_score=e
+        calls[searched.name] = lambda s=searched, r=references, e=score, p=observed: (
+            align.align_particles(p, rows, r, (s,), settings, expected_score=e)
         )
     out = []
     timings = interleaved(calls, _REPEATS.value)

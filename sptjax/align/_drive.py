@@ -199,8 +199,9 @@ def _exhaustive(
     kmax = plan.box // 2 - 2
     tables = eqx.filter_jit(stack_tables)(maps, kmax)
     vectors = jnp.asarray(fourier.half_ball(kmax))
-    keep = (settings.peaks or 1) if settings.fine is not None else 1
-    search = prepare(maps, plan, symmetry, grid) if settings.fine is not None else None
+    fine = settings.fine
+    keep = (settings.peaks or 1) if fine is not None else 1
+    search = prepare(maps, plan, symmetry, grid) if fine is not None else None
 
     def run(observed, begin):
         del begin
@@ -214,10 +215,10 @@ def _exhaustive(
             keep=keep,
             neighbours=grid.neighbours,
         )
-        if search is None:
+        if search is None or fine is None:
             return coarse.rotation[:, :, 0], coarse.shift[:, :, 0], coarse.score[:, :, 0]
-        stage = Stage(plan.kmax, settings.fine.maxiter, 1)
-        reach = settings.fine.maxshift or settings.search_fine_vox
+        stage = Stage(plan.kmax, fine.maxiter, 1)
+        reach = fine.maxshift or settings.search_fine_vox
         return _local(search, observed, (coarse.rotation, coarse.shift), stage, reach)
 
     return run
