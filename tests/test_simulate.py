@@ -1,8 +1,6 @@
 """Simulated particles against slow projections, planted answers and counted noise."""
 
-import importlib.util
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +8,9 @@ import numpy as np
 import pytest
 from oracles import projection as oracle
 from scipy import ndimage
+from script_runs import load
 
-from sptjax import resample, rotation, simulate
+from sptjax import io, resample, rotation, simulate
 from sptjax._errors import InputError
 from sptjax._types import Pose
 from sptjax.tilt_series import ctf_1d, ctf_2d, half_region
@@ -389,19 +388,8 @@ def test_misuse_is_named(maps, poses):
 # ---------------------------------------------------------------- the script
 
 
-@pytest.fixture(scope="module")
-def script():
-    path = pathlib.Path(__file__).parents[1] / "experiments" / "simulate.py"
-    spec = importlib.util.spec_from_file_location("experiments_simulate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_script_writes_particles_and_truth(script, tmp_path):
-    from sptjax import io
+def test_script_writes_particles_and_truth(tmp_path):
+    script = load("simulate")
 
     geometry = simulate.TiltSeries(-40, 40, 20, snr=10.0)
     options = {

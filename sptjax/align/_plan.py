@@ -93,7 +93,7 @@ def particle_radius(reference: np.ndarray) -> float:
     return float(np.clip(np.searchsorted(share, 0.95) + 1, 3, box // 2))
 
 
-DETECTABLE = 9.0  # expected score of the exhaustive band above which its maxima are trusted
+DETECTABLE = 11.0  # expected score of the exhaustive band above which its maxima are trusted
 WIDEST_COARSE = 14  # Fourier pixels; the product grows with the ninth power of the band
 WORK = 4e10  # floating-point operations per particle and reference in the exhaustive search
 
@@ -149,7 +149,8 @@ def plan_search(
     while coarse_k > 4 and cost(coarse_k) > work:
         coarse_k -= 1
     if candidates is None:
-        candidates = 12 if score[coarse_k] >= DETECTABLE else 48
+        clear = score[coarse_k] / DETECTABLE
+        candidates = 12 if clear >= 1.5 else 32 if clear >= 1.0 else 96
     middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
     bands = sorted({min(k, final_k) for k in (*middle, final_k)})
     keeps = [max(keep, 4, candidates // 8), max(keep, 2, candidates // 24), keep][-len(bands) :]
