@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from sptjax import io, options, resolution, wedge, workdir
+from sptjax import console, io, options, resolution, symmetry, wedge, workdir
 from sptjax._errors import InputError
 from sptjax.align import ALIGNERS, FINE_ALIGNERS, AlignmentSettings
+from sptjax.outputs import OutputSettings
 from sptjax.particles import Sampling
 from sptjax.phantom import fit_map
-from sptjax.refinement import Averager
+from sptjax.refinement import Averager, RefineSettings, RefineState
+from sptjax.runner import Run, execute
 from sptjax.score import Comparator
 
 _MOST_FOR_WEDGE = 400  # particles read to find the wedge
@@ -334,3 +336,62 @@ def run_folder(program: str, values: Mapping[str, Any], argv: Sequence[str]) -> 
     manifest = workdir.describe(program, argv, values, values["seed"], device())
     workdir.write_manifest(folder, manifest)
     return folder
+
+
+def carry_out(
+    program: str,
+    values: Mapping[str, Any],
+    argv: Sequence[str],
+    stack: io.Stack,
+    apix: float,
+    references: np.ndarray | None,
+    seed_classes: io.ClassMatrix | None,
+    symmetries: tuple[symmetry.Symmetry, ...],
+    *,
+    gold: bool,
+) -> RefineState:
+    """Resolve the shared options, make the run folder and run.
+
+    Args:
+        program: ``refinemulti`` or ``classaverage``.
+        values: every flag by name.
+        argv: the command line, for the record.
+        stack: the particles.
+        apix: their voxel size, angstrom.
+        references: ``[c, n, n, n]``, ``[2, c, n, n, n]`` for halves apart, or None with classes.
+        seed_classes: classes and poses to start from, instead of references.
+        symmetries: one per class.
+        gold: whether the halves have references of their own.
+    """
+    alignment = alignment_settings(values)
+    if alignment.aligner is None and seed_classes is None:
+        raise InputError("--align=None: poses are needed, from --classmx")
+    sampling = find_sampling(values["wedge"], values["premultiplied"], stack, console.say)
+    refine = RefineSettings(
+        alignment=alignment,
+        symmetries=symmetries,
+        apix=apix,
+        break_symmetry=values["breaksym"],
+        gold_standard=gold,
+        keep=values["keep"],
+        averager=Averager(values["averager"]),
+        seed=values["seed"],
+    )
+    folder = run_folder(program, values, argv)
+    output = OutputSettings(
+        folder=folder,
+        program=program,
+        apix=apix,
+        iterations=values["iter"],
+        gold_standard=gold,
+        average_name=values["output"],
+        result_matrix=values["resultmx"],
+        save_steps=values["savesteps"],
+        save_aligned=values["saveali"],
+        plots=values["plots"],
+    )
+    job = Run(stack, sampling, references, seed_classes, values["iter"], refine, output)
+    progress = console.progress if values["verbose"] else console.silent
+    state = execute(job, resume=values["resume"], say=console.say, progress=progress)
+    console.say(f"averages: {folder / values['output']}")
+    return state

@@ -17,9 +17,7 @@ from absl import flags
 
 from sptjax import console, symmetry
 from sptjax._errors import InputError
-from sptjax.outputs import OutputSettings
-from sptjax.refinement import Averager, RefineSettings, RefineState
-from sptjax.runner import Run, execute
+from sptjax.refinement import RefineState
 
 _flags.define_shared(path="spt", output="final_avg.hdf")
 flags.DEFINE_bool("goldstandardoff", False, "let both halves share one reference")
@@ -50,39 +48,10 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         if len(maps) != 1:
             raise InputError(f"--ref: {len(maps)} maps, one is refined here (see refinemulti.py)")
         references = half_references(maps, gold, values["refrandphase"], apix, values["seed"])
-    alignment = _flags.alignment_settings(values)
-    if alignment.aligner is None and seed_classes is None:
-        raise InputError("--align=None: poses are needed, from --classmx")
-    group = symmetry.parse(values["sym"])
-    sampling = _flags.find_sampling(values["wedge"], values["premultiplied"], stack, console.say)
-    refine = RefineSettings(
-        alignment=alignment,
-        symmetries=(group,),
-        apix=apix,
-        break_symmetry=values["breaksym"],
-        gold_standard=gold,
-        keep=values["keep"],
-        averager=Averager(values["averager"]),
-        seed=values["seed"],
+    symmetries = (symmetry.parse(values["sym"]),)
+    return _flags.carry_out(
+        "classaverage", values, argv, stack, apix, references, seed_classes, symmetries, gold=gold
     )
-    folder = _flags.run_folder("classaverage", values, argv)
-    output = OutputSettings(
-        folder=folder,
-        program="classaverage",
-        apix=apix,
-        iterations=values["iter"],
-        gold_standard=gold,
-        average_name=values["output"],
-        result_matrix=values["resultmx"],
-        save_steps=values["savesteps"],
-        save_aligned=values["saveali"],
-        plots=values["plots"],
-    )
-    job = Run(stack, sampling, references, seed_classes, values["iter"], refine, output)
-    progress = console.progress if values["verbose"] else console.silent
-    state = execute(job, resume=values["resume"], say=console.say, progress=progress)
-    console.say(f"average: {folder / values['output']}")
-    return state
 
 
 def half_references(

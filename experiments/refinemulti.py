@@ -19,9 +19,7 @@ from absl import flags
 from sptjax import console, symmetry
 from sptjax._errors import InputError
 from sptjax.io import ClassMatrix
-from sptjax.outputs import OutputSettings
-from sptjax.refinement import Averager, RefineSettings, RefineState
-from sptjax.runner import Run, execute
+from sptjax.refinement import RefineState
 
 _flags.define_shared(path="spt_refinemulti", output="class_avgs.hdf")
 _NREF = flags.DEFINE_integer("nref", 3, "number of classes", lower_bound=2)
@@ -77,39 +75,10 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         if not _flags.given("nref") and len(maps) > 1:
             count = len(maps)
         references = class_references(maps, count, values["refrandphase"], apix, values["seed"])
-    alignment = _flags.alignment_settings(values)
-    if alignment.aligner is None and seed_classes is None:
-        raise InputError("--align=None: poses are needed, from --classmx")
     symmetries = class_symmetries(values["sym"], values["syms"], count)
-    sampling = _flags.find_sampling(values["wedge"], values["premultiplied"], stack, console.say)
-    refine = RefineSettings(
-        alignment=alignment,
-        symmetries=symmetries,
-        apix=apix,
-        break_symmetry=values["breaksym"],
-        gold_standard=False,
-        keep=values["keep"],
-        averager=Averager(values["averager"]),
-        seed=values["seed"],
+    return _flags.carry_out(
+        "refinemulti", values, argv, stack, apix, references, seed_classes, symmetries, gold=False
     )
-    folder = _flags.run_folder("refinemulti", values, argv)
-    output = OutputSettings(
-        folder=folder,
-        program="refinemulti",
-        apix=apix,
-        iterations=values["iter"],
-        gold_standard=False,
-        average_name=values["output"],
-        result_matrix=values["resultmx"],
-        save_steps=values["savesteps"],
-        save_aligned=values["saveali"],
-        plots=values["plots"],
-    )
-    job = Run(stack, sampling, references, seed_classes, values["iter"], refine, output)
-    progress = console.progress if values["verbose"] else console.silent
-    state = execute(job, resume=values["resume"], say=console.say, progress=progress)
-    console.say(f"class averages: {folder / values['output']}")
-    return state
 
 
 def main(argv: Sequence[str]) -> None:
