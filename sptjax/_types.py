@@ -14,16 +14,12 @@ Conventions, said once for the whole package:
 import enum
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Complex, Float, Int
+from jaxtyping import Array, Float
 
 Volume = Float[Array, "z y x"]
 Volumes = Float[Array, "n z y x"]
 Matrices = Float[Array, "*batch 3 3"]
 Vectors = Float[Array, "*batch 3"]
-Coefficients = Complex[Array, "n k"]
-Weights = Float[Array, "#n k"]
-Indices = Int[Array, "..."]
-Flags = Bool[Array, "..."]
 
 
 class Status(enum.IntEnum):
@@ -32,7 +28,6 @@ class Status(enum.IntEnum):
     OK = 0
     NONFINITE = 1  # the particle holds NaN or infinity
     CONSTANT = 2  # the particle has no contrast
-    AT_BOUND = 3  # the best shift lies on the edge of the allowed range
 
 
 class Pose(eqx.Module):
