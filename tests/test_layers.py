@@ -15,7 +15,7 @@ FLOORS = {
     "1a": "fourier rotation symmetry orientations resample masks wedge _wedge_fit noise"
     " tilt_series",
     "1b": "io",
-    "2": "score average resolution phantom simulate transfer particles processors",
+    "2": "score average resolution phantom simulate transfer particles processors averagers",
     "3": "align",
     "4": "halves calibration refinement",
     "5": "outputs runner console workdir plots",
