@@ -8,7 +8,20 @@ are fixed when it is compiled, volumes and curves among its fields are arguments
 from collections.abc import Mapping, Sequence
 
 from .._types import Volume
-from . import _filters, _normalize, _radial
+from . import (
+    _auto_mask,
+    _centre,
+    _filters,
+    _fourier_mask,
+    _geometry,
+    _local,
+    _mask,
+    _normalize,
+    _radial,
+    _shrink,
+    _threshold,
+    _values,
+)
 from ._base import Centring as Centring
 from ._base import Processor as Processor
 from ._radial import match_to as match_to
@@ -18,6 +31,15 @@ PROCESSORS: Mapping[str, type[Processor]] = {
     **_filters.REGISTRY,
     **_radial.REGISTRY,
     **_normalize.REGISTRY,
+    **_mask.REGISTRY,
+    **_auto_mask.REGISTRY,
+    **_fourier_mask.REGISTRY,
+    **_threshold.REGISTRY,
+    **_values.REGISTRY,
+    **_local.REGISTRY,
+    **_shrink.REGISTRY,
+    **_geometry.REGISTRY,
+    **_centre.REGISTRY,
 }
 
 

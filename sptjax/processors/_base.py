@@ -1,11 +1,14 @@
 """What a processor is: a record of parameters that turns one volume into another."""
 
+import functools
 from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import Array, Float
 
 from .._types import Volume
+
+key = functools.partial(eqx.field, static=True)  # a parameter of the option language
 
 
 class Processor(eqx.Module):
@@ -31,8 +34,8 @@ class Processor(eqx.Module):
         """Edge of the result for a volume of edge ``box``."""
         return box
 
-    def output_apix(self, apix: float) -> float:
-        """Voxel size of the result, angstrom."""
+    def output_apix(self, apix: float, box: int) -> float:
+        """Voxel size of the result for a volume of edge ``box``, angstrom."""
         return apix
 
 

@@ -53,13 +53,13 @@ class Cutoff(Processor):
     def __check_init__(self):
         _the_word(self)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         """Factor at the frequencies ``s`` for the cut-off ``c``, both in cycles per voxel."""
         raise NotImplementedError
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         box = volume.shape[-1]
-        return multiply_radial(volume, self.gain(radii(box) / box, _cutoff(self, box, apix)))
+        return multiply_radial(volume, self._gain(radii(box) / box, _cutoff(self, box, apix)))
 
 
 class LowpassGauss(Cutoff):
@@ -72,14 +72,14 @@ class LowpassGauss(Cutoff):
 
     cutoff_resolv: float | None = key(default=None)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return _gauss(s, c if self.sigma is not None else c / math.sqrt(2))
 
 
 class HighpassGauss(Cutoff):
     """``1 - exp(-s**2 / c**2)`` (``filter.highpass.gauss``); sigma as in the low-pass."""
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return 1 - _gauss(s, c if self.sigma is not None else c / math.sqrt(2))
 
 
@@ -92,14 +92,14 @@ class BandpassGauss(Cutoff):
 
     center: float = key(default=0.0)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return _gauss(s - self.center, c)
 
 
 class GaussInverse(Cutoff):
     """``exp(s**2 / (2 c**2))`` (``filter.gaussinverse``); an overflow is an error."""
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         with np.errstate(over="ignore"):
             return np.exp(s**2 / (2 * c**2))
 
@@ -107,14 +107,14 @@ class GaussInverse(Cutoff):
 class LowpassTophat(Cutoff):
     """1 for ``s <= c``, else 0 (``filter.lowpass.tophat``)."""
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return _up_to(s, c)
 
 
 class HighpassTophat(Cutoff):
     """0 for ``s <= c``, else 1 (``filter.highpass.tophat``)."""
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return 1 - _up_to(s, c)
 
 
@@ -132,7 +132,7 @@ class LowpassTanh(Cutoff):
     def __check_init__(self):
         _check_positive(self, "fall_off")
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return _tanh(s, c, self.fall_off, c)
 
 
@@ -150,7 +150,7 @@ class HighpassTanh(Cutoff):
     def __check_init__(self):
         _check_positive(self, "fall_off")
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return 1 - _tanh(s, c, self.fall_off, c)
 
 
@@ -171,7 +171,7 @@ class LowpassButterworth(Cutoff):
     def __check_init__(self):
         _check_pair(self.low_cutoff_frequency, self.high_cutoff_frequency)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return _butterworth(s, c, self.high_cutoff_frequency)
 
 
@@ -184,7 +184,7 @@ class HighpassButterworth(Cutoff):
     def __check_init__(self):
         _check_pair(self.low_cutoff_frequency, self.high_cutoff_frequency)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return 1 - _butterworth(s, c, self.high_cutoff_frequency)
 
 
@@ -197,7 +197,7 @@ class HomomorphicGauss(Cutoff):
 
     value_at_zero_frequency: float = key(default=0.0)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return 1 - (1 - self.value_at_zero_frequency) * _gauss(s, c)
 
 
@@ -215,7 +215,7 @@ class HomomorphicTanh(Cutoff):
     def __check_init__(self):
         _check_positive(self, "fall_off")
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         return 1 - (1 - self.value_at_zero_frequency) * _tanh(s, c, self.fall_off, c)
 
 
@@ -235,7 +235,7 @@ class HomomorphicButterworth(Cutoff):
     def __check_init__(self):
         _check_pair(self.low_cutoff_frequency, self.high_cutoff_frequency)
 
-    def gain(self, s: np.ndarray, c: float) -> np.ndarray:
+    def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         low = _butterworth(s, c, self.high_cutoff_frequency)
         return 1 - (1 - self.value_at_zero_frequency) * low
 
