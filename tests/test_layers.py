@@ -15,7 +15,8 @@ FLOORS = {
     "1a": "fourier rotation symmetry orientations resample masks wedge _wedge_fit noise"
     " tilt_series",
     "1b": "io",
-    "2": "score average resolution phantom simulate transfer particles processors averagers",
+    "2": "score average resolution phantom simulate transfer particles processors averagers"
+    " comparators",
     "3": "align",
     "4": "halves calibration refinement",
     "5": "outputs runner console workdir plots",
@@ -188,7 +189,7 @@ def test_files_and_functions_stay_readable():
 # Bases that a class may have: records and vocabularies, never one of our own classes.
 BASES = {
     "eqx.Module", "NamedTuple", "enum.Enum", "enum.IntEnum", "enum.StrEnum", "Protocol",
-    "ValueError", "Exception", "Processor", "Centring", "Cutoff",
+    "ValueError", "Exception", "Processor", "Centring", "Cutoff", "Box",
 }  # fmt: skip
 
 
