@@ -18,7 +18,7 @@ FLOORS = {
     "2": "score average resolution phantom simulate transfer particles processors averagers"
     " comparators",
     "3": "align",
-    "4": "halves calibration refinement",
+    "4": "halves calibration classify refinement bootstrap",
     "5": "outputs runner console workdir plots",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -35,7 +35,7 @@ SAME_FLOOR = {
     "transfer": {"score"},
     "particles": {"score"},
     "processors": {"resolution"},
-    "refinement": {"halves"},
+    "refinement": {"halves", "classify"},
     "outputs": {"plots"},
     "runner": {"outputs", "workdir"},
 }
