@@ -5,6 +5,7 @@ divide by and is returned as it is.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -27,7 +28,7 @@ class Normalize(Processor):
     """``(v - mean) / sigma`` (``normalize``)."""
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
-        return _standardised(volume, volume.mean())
+        return _standardised(volume, _mean(volume))
 
 
 class EdgeMean(Processor):
@@ -70,7 +71,7 @@ class LeftRightEdge(Processor):
     """``(v - mean of the first and last two planes in x) / sigma`` (``normalize.lredge``)."""
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
-        return _standardised(volume, (volume[..., :2].mean() + volume[..., -2:].mean()) / 2)
+        return _standardised(volume, (_mean(volume[..., :2]) + _mean(volume[..., -2:])) / 2)
 
 
 class MaskNormalize(Processor):
@@ -142,8 +143,9 @@ class Rows(Processor):
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         if self.unitlen:
             return _divided(volume, (volume**2).sum((1, 2), keepdims=True), volume)
-        mean = volume.mean((1, 2), keepdims=True)
-        return _divided(volume - mean, volume.var((1, 2), ddof=1, keepdims=True), volume)
+        centred = volume - jax.vmap(_mean)(volume)[:, None, None]
+        square = (centred**2).sum((1, 2), keepdims=True) / (volume[0].size - 1)
+        return _divided(centred, square, volume)
 
 
 class ToImage(Processor):
@@ -242,18 +244,28 @@ class ByMass(Processor):
             )
         ordered = jnp.sort(volume.ravel())
         level = (ordered[-count - 1] + ordered[-count]) / 2  # exactly `count` values above it
-        wanted = volume.mean() + _grid.sigma(volume) if self.thr is None else self.thr
+        wanted = _mean(volume) + _grid.sigma(volume) if self.thr is None else self.thr
         possible = level * wanted > 0
         return jnp.where(possible, volume * (wanted / jnp.where(possible, level, 1.0)), volume)
 
 
+def _mean(values: Array) -> Float[Array, ""]:
+    """Mean; what is left of it is averaged again, since long sums round."""
+    first = values.mean()
+    return first + (values - first).mean()
+
+
 def _mean_where(values: Volume, where: Bool[Array, "z y x"]) -> Float[Array, ""]:
-    """Mean of the voxels chosen; 0 if there are none."""
-    return jnp.where(where, values, 0.0).sum() / jnp.maximum(where.sum(), 1).astype(values.dtype)
+    """As :func:`_mean` over the voxels chosen; 0 if there are none."""
+    count = jnp.maximum(where.sum(), 1).astype(values.dtype)
+    first = jnp.where(where, values, 0.0).sum() / count
+    return first + jnp.where(where, values - first, 0.0).sum() / count
 
 
-def _standardised(volume: Volume, mean: Float[Array, ""]) -> Volume:
-    return _divided(volume - mean, volume.var(ddof=1), volume)
+def _standardised(volume: Volume, level: Float[Array, ""]) -> Volume:
+    """Level taken away, sample standard deviation 1."""
+    square = ((volume - _mean(volume)) ** 2).sum() / (volume.size - 1)
+    return _divided(volume - level, square, volume)
 
 
 def _divided(values: Volume, square: Array, otherwise: Volume) -> Volume:

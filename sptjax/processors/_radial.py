@@ -12,6 +12,7 @@ import pathlib
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .. import fourier
@@ -86,9 +87,12 @@ def match_to(
         )
     gain = _root(target_power, own, own)
     if interpolate:
-        for _ in range(_ROUNDS):
+
+        def corrected(_: int, gain: Shells) -> Shells:
             reached = _shell_sums(power * _between_shells(gain, box) ** 2, box) / counts
-            gain = gain * _root(target_power, reached, own)
+            return gain * _root(target_power, reached, own)
+
+        gain = lax.fori_loop(0, _ROUNDS, corrected, gain)
     if keephires:
         gain = jnp.maximum(gain, 0.01 * gain.mean())
     return multiply_radial(
@@ -177,7 +181,8 @@ class SetStrucFac(Processor):
         wanted = box**3 * self.scale * jnp.interp(s, curve[:, 0], curve[:, 1])
         ratio = _root(wanted, own, own) ** 2
         last = jnp.sum(s <= curve[-1, 0]) - 1
-        ratio = jnp.where(shells > last, ratio[last], ratio).at[0].set(1.0)
+        beyond = s > curve[-1, 0]
+        ratio = jnp.where(beyond, ratio[last], ratio).at[0].set(1.0)
         return match_to(volume, ratio * own)
 
 
