@@ -32,7 +32,7 @@ from sptjax.align import AlignmentSettings
 from sptjax.refinement import RefineSettings
 
 _N = flags.DEFINE_integer("n", 200, "particles, half of each class", lower_bound=4)
-_ROUNDS = flags.DEFINE_integer("rounds", 12, "at most", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 8, "at most", lower_bound=1)
 _PAIRS = flags.DEFINE_string("pairs", "50S,70S", "50S (D against E), 70S (70S against 50S)")
 _SNR = flags.DEFINE_string("snr", "0.2,0.1,0.05", "per projection")
 _BOX = flags.DEFINE_integer("box", 32, "voxels")
@@ -76,7 +76,8 @@ def measure(name: str, maps: np.ndarray, apix: float, snr: float) -> list[dict]:
     """One row per round."""
     planted = plant(maps, _N.value, snr, _SHIFT.value, apix=apix, seed=SEED.value)
     particles = planted.load()
-    settings = RefineSettings(AlignmentSettings(search_vox=_SEARCH.value), C1 * 2, apix)
+    alignment = AlignmentSettings(search_vox=_SEARCH.value)
+    settings = RefineSettings(alignment, C1 * 2, apix, copies=True)
     rows = []
     steps = refinement(
         copies(maps[0], apix), particles, planted.stack, planted.sampling, settings, _ROUNDS.value

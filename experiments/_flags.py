@@ -349,6 +349,7 @@ def carry_out(
     symmetries: tuple[symmetry.Symmetry, ...],
     *,
     gold: bool,
+    copies: bool = False,
 ) -> RefineState:
     """Resolve the shared options, make the run folder and run.
 
@@ -362,6 +363,7 @@ def carry_out(
         seed_classes: classes and poses to start from, instead of references.
         symmetries: one per class.
         gold: whether the halves have references of their own.
+        copies: whether the references are copies of one map.
     """
     alignment = alignment_settings(values)
     if alignment.aligner is None and seed_classes is None:
@@ -376,6 +378,7 @@ def carry_out(
         keep=values["keep"],
         averager=Averager(values["averager"]),
         seed=values["seed"],
+        copies=copies,
     )
     folder = run_folder(program, values, argv)
     output = OutputSettings(

@@ -3,7 +3,8 @@
 python experiments/refinemulti.py --input=particles.hdf --ref=a.hdf,b.hdf --iter=5
 python experiments/refinemulti.py --input=particles.hdf --ref=map.hdf --nref=3 --iter=10 --sym=c4
 
-One map for several classes is copied, each copy with random phases of its own beyond 60 A.
+One map for several classes is copied, each copy with random phases of its own beyond 60 A; the
+first classes then come from the differences between the particles at the poses found.
 Results go to a new folder spt_refinemulti_NN: class_avgs.hdf, poses (sptali_rm_*.json), class
 matrices (classmx_*.hdf), FSC curves, resolution.json and pictures.
 """
@@ -69,15 +70,25 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         raise InputError("--ref: give reference maps, or --classmx with classes and poses")
     if count > len(stack):
         raise InputError(f"--nref={count}: there are only {len(stack)} particles")
-    references = None
+    references, copies = None, False
     if seed_classes is None:
         maps = _flags.load_references(values["ref"], stack.box, apix, values["apix"], console.say)
         if not _flags.given("nref") and len(maps) > 1:
             count = len(maps)
+        copies = len(maps) == 1
         references = class_references(maps, count, values["refrandphase"], apix, values["seed"])
     symmetries = class_symmetries(values["sym"], values["syms"], count)
     return _flags.carry_out(
-        "refinemulti", values, argv, stack, apix, references, seed_classes, symmetries, gold=False
+        "refinemulti",
+        values,
+        argv,
+        stack,
+        apix,
+        references,
+        seed_classes,
+        symmetries,
+        gold=False,
+        copies=copies,
     )
 
 

@@ -111,15 +111,8 @@ def _add(sums, particles, poses, groups, weights, sampling, inside, order: int) 
     used = (weights != 0) & (groups >= 0) & (groups < number)
 
     def contribution(particle, pose, weight, grid):
-        turned = _rotate(points, pose.rotation)
-        real, imag = _sample_wrapped(particle, turned, order)
-        cos, sin = _shift_phase(points, pose.shift, box)
-        cos, sin = weight * cos, weight * sin
-        # one complex output: two real ones would each repeat all the gathers
-        value = lax.complex(real * cos - imag * sin, real * sin + imag * cos)
-        grid = shared if grid is None else grid
-        part = jnp.ones_like(real) if grid is None else _trilinear(grid, turned)
-        return value, weight * part
+        value, part = _posed(particle, pose, shared if grid is None else grid, points, order)
+        return value * weight.astype(value.dtype), weight * part
 
     def nothing(particle, pose, weight, grid):
         zero = jnp.zeros_like(points[0])
@@ -139,6 +132,48 @@ def _add(sums, particles, poses, groups, weights, sampling, inside, order: int) 
         _on_half_grid(weight, inside, box),
         count,
     )
+
+
+def _posed(particle, pose, grid, points: Axes, order: int) -> tuple[Array, Array]:
+    """Transform of the moved particle at given frequencies, and its sampling there."""
+    box = particle.shape[-1]
+    turned = _rotate(points, pose.rotation)
+    real, imag = _sample_wrapped(particle, turned, order)
+    cos, sin = _shift_phase(points, pose.shift, box)
+    # one complex output: two real ones would each repeat all the gathers
+    value = lax.complex(real * cos - imag * sin, real * sin + imag * cos)
+    return value, jnp.ones_like(real) if grid is None else _trilinear(grid, turned)
+
+
+@partial(jax.jit, static_argnames="order")
+def posed_coefficients(
+    particles: Volumes,
+    poses: Pose,
+    sampling: Float[Array, "z y x"] | Volumes,
+    vectors: Float[Array, "k 3"],
+    order: int = 2,
+) -> tuple[Complex[Array, "n k"], Float[Array, "n k"]]:
+    """Transform of every moved particle, and its sampling, at frequencies (kx, ky, kz).
+
+    Arguments as in :func:`add`; the terms of its sums, particle by particle.
+    """
+    points = (vectors[:, 0], vectors[:, 1], vectors[:, 2])
+    one_grid = sampling.ndim == 3
+
+    def one(item):
+        particle, pose, own = item
+        return _posed(particle, pose, sampling if own is None else own, points, order)
+
+    return lax.map(one, (particles, poses, None if one_grid else sampling))
+
+
+@jax.jit
+def apply_sampling(particles: Volumes, sampling: Float[Array, "z y x"] | Volumes) -> Volumes:
+    """Particles multiplied by their sampling (centred grids) in Fourier space."""
+    half = fourier.half_from_centred(sampling)
+    spectra = fourier.rfftn(particles)
+    half = half if half.ndim == spectra.ndim else half[None]
+    return fourier.irfftn(spectra * half.astype(spectra.dtype), particles.shape[-1])
 
 
 @partial(jax.jit, static_argnames="floor")
@@ -190,7 +225,10 @@ def _divided(
 
 
 def symmetrise(
-    sums: FourierSums, operators: Float[Array, "m 3 3"] | np.ndarray, floor: float = 0.1
+    sums: FourierSums,
+    operators: Float[Array, "m 3 3"] | np.ndarray,
+    shifts: Float[Array, "m 3"] | np.ndarray | None = None,
+    floor: float = 0.1,
 ) -> FourierSums:
     """Sums as if every particle had been added once per symmetry operator.
 
@@ -203,14 +241,17 @@ def symmetrise(
 
     Args:
         sums: partial sums; ``count`` stays the number of particles.
-        operators: rotations of the point group, the identity included, as concrete numbers.
+        operators: rotations of the symmetry, the identity included, as concrete numbers.
+        shifts: voxels that each operator moves after its rotation (a helix); default none.
         floor: of that average, as in :func:`finish`.
     """
     box = sums.numerator.shape[1]
     matrices = np.asarray(operators, np.float32)
+    moves = np.zeros((len(matrices), 3)) if shifts is None else np.asarray(shifts)
+    moves = moves.astype(np.float32)
     on_grid = np.abs(matrices - np.rint(matrices)).max((1, 2)) < 1e-5
-    exact = jnp.asarray(np.rint(matrices[on_grid]))
-    other = jnp.asarray(matrices[~on_grid])
+    exact = Pose(jnp.asarray(np.rint(matrices[on_grid])), jnp.asarray(moves[on_grid]))
+    other = Pose(jnp.asarray(matrices[~on_grid]), jnp.asarray(moves[~on_grid]))
     numerator, weight = _symmetrise(
         sums.numerator, sums.weight, exact, other, _inside_nyquist(box), floor
     )
@@ -230,22 +271,24 @@ def _symmetrise(numerators, weights, exact, other, inside, floor: float):
         )
 
         def permute(carry, operator):
-            turned = _rotate(points, operator)
+            turned = _rotate(points, operator.rotation)
             kx, ky, kz = (k.astype(jnp.int32) for k in turned)
             index, mirrored = _half_index(kx, ky, kz, box)
             value = numerator.reshape(-1)[index]
             value = jnp.where(mirrored, jnp.conj(value), value)
+            value *= lax.complex(*_shift_phase(points, operator.shift, box))
             return (carry[0] + value, carry[1] + weight.reshape(-1)[index]), None
 
         def interpolate(carry, operator):
-            turned = _rotate(points, operator)
+            turned = _rotate(points, operator.rotation)
             real, imag = _sample_wrapped(volume, turned, 3)
             part = _trilinear(grid, turned)
             value = lax.complex(real * part, imag * part)
+            value *= lax.complex(*_shift_phase(points, operator.shift, box))
             return (carry[0] + value, carry[1] + part), None
 
         carry, _ = lax.scan(permute, carry, exact)
-        if other.shape[0]:
+        if other.shift.shape[0]:
             volume = _divided(numerator, weight, floor)
             grid = _centred_grid(weight, box)
             carry, _ = lax.scan(interpolate, carry, other)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import average, fourier, masks, resolution, rotation
+from . import average, classify, fourier, masks, resolution, rotation
 from ._chunk import padded_batches
 from ._types import Pose
 from .align import AlignmentSettings, Found, align_particles
@@ -44,6 +44,7 @@ class RefineSettings:
     keep: float = 1.0  # best-scoring fraction of a class (and half) that is averaged
     averager: Averager = Averager.MEAN_TOMO
     seed: int = 0
+    copies: bool = False  # of one map: the references say nothing about classes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,10 @@ def refine_round(
 ) -> RefineState:
     """One round: align, assign, average, measure, and prepare the next references.
 
+    Particles go to the class of their best score. Where the first references are copies of one
+    map, scores say nothing about classes: then the first classes come from the particles
+    themselves, at the poses found (:mod:`sptjax.classify`).
+
     Args:
         state: of the round before.
         particles: coefficients of the whole stack.
@@ -145,6 +150,8 @@ def refine_round(
     usable = particles.usable
     classes = np.full(len(particles), -1, np.int32)
     classes[usable] = np.argmax(found.score[usable], 1)
+    if settings.copies and state.round < 0:
+        classes[usable] = _split(found, usable, stack, sampling, settings, progress)
     classes, reseeded = _reseed_empty(classes, found.score)
     used = _keep_best(classes, found.score, settings)
     sums = _average(found, classes, used, stack, sampling, settings, progress)
@@ -196,6 +203,28 @@ def _align(
         found.rotation[rows], found.shift[rows] = part.rotation, part.shift
         found.score[rows] = part.score
     return found
+
+
+def _split(
+    found: Found,
+    usable: np.ndarray,
+    stack: Stack,
+    sampling: Sampling,
+    settings: RefineSettings,
+    progress: Progress,
+) -> np.ndarray:
+    """Classes of the usable particles at their best poses."""
+    best = np.argmax(found.score[usable], 1)
+    band = classify.align_band(
+        stack,
+        sampling,
+        usable,
+        found.rotation[usable, best],
+        found.shift[usable, best],
+        classify.widest_band(len(usable), stack.box),
+        progress=progress,
+    )
+    return classify.split(band, found.score.shape[1], key=jax.random.key(settings.seed)).classes
 
 
 def _reseed_empty(classes: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -252,7 +281,7 @@ def _average(
         grids = jnp.asarray(sampling.grids(indices))
         volumes = jnp.asarray(stack.read(indices))
         if not sampling.premultiplied:
-            volumes = _apply_sampling(volumes, grids)
+            volumes = average.apply_sampling(volumes, grids)
         pose = Pose(
             jnp.asarray(found.rotation[indices, own]), jnp.asarray(found.shift[indices, own])
         )
@@ -263,18 +292,8 @@ def _average(
     parts = []
     for c, symmetry in enumerate(settings.symmetries):
         part = jax.tree.map(lambda x, c=c: x[2 * c : 2 * c + 2], sums)
-        parts.append(average.symmetrise(part, symmetry.operators))
+        parts.append(average.symmetrise(part, symmetry.operators, symmetry.shifts))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-
-@jax.jit
-def _apply_sampling(volumes, grids):
-    """Multiply particles by their sampling (centred grids) in Fourier space."""
-    half = fourier.half_from_centred(grids)
-    if half.ndim == 3:
-        half = half[None]
-    spectra = fourier.rfftn(volumes)
-    return fourier.irfftn(spectra * half.astype(spectra.dtype), volumes.shape[-1])
 
 
 def _measure(

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "sptjax"
 # A module imports from lower floors only. Within 1, mathematics (a) and files (b) never meet.
 FLOORS = {
     "0": "_errors _types _chunk options",
-    "1a": "fourier rotation symmetry orientations resample masks wedge _wedge_fit noise"
+    "1a": "fourier rotation _helix symmetry orientations resample masks wedge _wedge_fit noise"
     " tilt_series",
     "1b": "io",
     "2": "score average resolution phantom simulate transfer particles processors averagers"
@@ -26,8 +26,8 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split(
 # Imports within a floor, all of them.
 SAME_FLOOR = {
     "options": {"_errors"},
-    "symmetry": {"rotation"},
-    "orientations": {"symmetry"},
+    "symmetry": {"rotation", "_helix"},
+    "orientations": {"symmetry", "_helix"},
     "resample": {"fourier"},
     "wedge": {"fourier", "_wedge_fit"},
     "tilt_series": {"wedge"},

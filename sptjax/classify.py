@@ -1,0 +1,203 @@
+"""Classes at fixed poses: every particle is brought into the reference frame once, then sorted.
+
+A mixture of ``c`` maps is fitted to whitened coefficients ``x_i = w_i V + noise`` of unit
+variance, where ``w_i`` in 0 ... 1 says how well particle ``i`` has seen a frequency. Missing
+coefficients contribute nothing. Class maps are drawn towards the common mean,
+
+``m_c = (sum_j r_jc x_j + tau mean) / (sum_j r_jc w_j + tau)``,
+
+and every particle is left out of the maps that it is compared with. Without that its own noise,
+which is part of its class average, ties it to whatever class it happens to be in: with a few
+hundred particles that outweighs the differences between conformations. For the same reason the
+leave-one-out likelihood chooses between starts and between strengths ``tau``. (The labels of
+the others are fitted, so that even two groups of one kind gain a little: it compares fits, it
+does not count classes.)
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Complex, Float
+from scipy.cluster.vq import kmeans2
+
+from . import average, fourier
+from ._chunk import padded_batches
+from ._types import Pose
+from .particles import Sampling, Stack
+
+Progress = Callable[[Iterable, str], Iterable]
+VARIATIONS = (0.02, 0.1, 0.5)  # power of class differences over that of the mean map
+BUDGET_BYTES = 2**30
+
+
+def widest_band(count: int, box: int) -> int:
+    """Last shell that fits into memory for ``count`` particles, at most ``box / 2 - 2``."""
+    kmax = box // 2 - 2
+    while kmax > 4 and 12 * count * fourier.half_ball_size(kmax) > BUDGET_BYTES:
+        kmax -= 1
+    return kmax
+
+
+class AlignedBand(eqx.Module):
+    """Particles in the reference frame: whitened coefficients of the half ball."""
+
+    data: Complex[Array, "n k"]
+    weight: Float[Array, "n k"]  # 0 ... 1
+    signal: Float[Array, " k"]  # power of the mean map over that of the noise, by shell
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Result of :func:`split`."""
+
+    responsibility: np.ndarray  # [n, c], rows sum to one
+    gain: float  # leave-one-out log-likelihood over that of one class, per particle
+
+    @property
+    def classes(self) -> np.ndarray:
+        """Most likely class of every particle, ``[n]``."""
+        return np.argmax(self.responsibility, 1)
+
+
+def align_band(
+    stack: Stack,
+    sampling: Sampling,
+    indices: np.ndarray,
+    rotation: np.ndarray,
+    shift: np.ndarray,
+    kmax: int,
+    *,
+    batch: int = 16,
+    progress: Progress = lambda items, _: items,
+) -> AlignedBand:
+    """Coefficients of posed particles up to shell ``kmax``, whitened shell by shell.
+
+    Args:
+        stack: the particles.
+        sampling: wedge or weights.
+        indices: which of them.
+        rotation: ``[len(indices), 3, 3]``, particle to reference.
+        shift: ``[len(indices), 3]``, voxels.
+        kmax: last shell, Fourier pixels.
+        batch: volumes in memory at a time.
+        progress: wraps the iteration over batches.
+    """
+    vectors = fourier.half_ball(kmax)
+    data = np.empty((len(indices), len(vectors)), np.complex64)
+    weight = np.empty(data.shape, np.float32)
+    points = jnp.asarray(vectors, jnp.float32)
+    rows = np.arange(len(indices))
+    for here, real in progress(list(padded_batches(rows, batch)), "aligned coefficients"):
+        volumes = jnp.asarray(stack.read(indices[here]))
+        grids = jnp.asarray(sampling.grids(indices[here]))
+        pose = Pose(jnp.asarray(rotation[here]), jnp.asarray(shift[here]))
+        if not sampling.premultiplied:
+            volumes = average.apply_sampling(volumes, grids)
+        x, w = average.posed_coefficients(volumes, pose, grids, points)
+        data[here[:real]], weight[here[:real]] = np.asarray(x)[:real], np.asarray(w)[:real]
+    top = weight.max()
+    weight /= top if top > 0 else 1
+    shells = np.rint(np.linalg.norm(vectors, axis=1)).astype(int)
+    power = np.bincount(shells, (np.abs(data) ** 2).sum(0), minlength=kmax + 1)
+    seen = np.bincount(shells, weight.sum(0), minlength=kmax + 1)
+    scale = np.sqrt(np.maximum(seen, 1e-30) / np.maximum(power, 1e-30)).astype(np.float32)
+    data *= scale[shells]
+    together = np.abs(data.sum(0)) ** 2 - (np.abs(data) ** 2).sum(0)
+    pairs = weight.sum(0) ** 2 - (weight**2).sum(0)
+    signal = np.bincount(shells, together) / np.maximum(np.bincount(shells, pairs), 1e-30)
+    signal = np.maximum(signal, 1e-6).astype(np.float32)
+    return AlignedBand(jnp.asarray(data), jnp.asarray(weight), jnp.asarray(signal[shells]))
+
+
+def split(
+    band: AlignedBand,
+    count: int,
+    *,
+    key: Array,
+    starts: int = 8,
+    rounds: int = 40,
+) -> Split:
+    """Mixture of ``count`` classes, the best of several fits by leave-one-out likelihood.
+
+    Half of the starts are random, half k-means in the space of the leading principal
+    coordinates (missing coefficients apart, every particle's product with itself left out).
+
+    Args:
+        band: posed particles.
+        count: classes.
+        key: of the random starts.
+        starts: fits per strength of ``VARIATIONS``.
+        rounds: expectation-maximisation steps of a fit.
+    """
+    n = band.data.shape[0]
+    seeds = jax.random.split(key, starts)
+    first = [jax.random.dirichlet(k, jnp.ones(count), (n,)) for k in seeds[: (starts + 1) // 2]]
+    coordinates = np.asarray(_principal(band, count, seeds[-1]))
+    for i in range(starts // 2):
+        _, labels = kmeans2(coordinates, count, minit="++", rng=i)
+        first.append(jnp.asarray(0.9 * np.eye(count)[labels] + 0.1 / count, jnp.float32))
+    alone = _fit(band, jnp.ones((1, n, 1)), 1 / band.signal, 1)[1]
+    best = None
+    for variation in VARIATIONS:
+        found, value = _fit(band, jnp.stack(first), 1 / (variation * band.signal), rounds)
+        top = int(np.nanargmax(value))
+        if best is None or value[top] > best[1]:
+            best = np.asarray(found[top]), float(value[top])
+    assert best is not None
+    return Split(best[0], (best[1] - float(alone[0])) / n)
+
+
+@eqx.filter_jit
+def _fit(
+    band: AlignedBand, first: Float[Array, "s n c"], tau: Float[Array, " k"], rounds: int
+) -> tuple[Float[Array, "s n c"], Float[Array, " s"]]:
+    """Expectation-maximisation from every start: responsibilities, leave-one-out likelihood."""
+
+    def one(start):
+        def step(_, carry):
+            found = _expect(band, carry[0], tau)
+            return jax.nn.softmax(found, 1), jax.nn.logsumexp(found, 1).sum()
+
+        return lax.fori_loop(0, rounds, step, (start, jnp.float32(0)))
+
+    return lax.map(one, first)
+
+
+def _expect(
+    band: AlignedBand, share: Float[Array, "n c"], tau: Float[Array, " k"]
+) -> Float[Array, "n c"]:
+    """Log-likelihood of every particle in every class, itself left out, with class priors."""
+    total = (band.data.sum(0), band.weight.sum(0))
+    data = jnp.einsum("nc,nk->ck", share.astype(band.data.dtype), band.data)
+    weight = share.T @ band.weight
+    prior = jnp.log(share.sum(0) + 1) - jnp.log(share.sum() + share.shape[1])
+
+    def one(item):
+        x, w, own = item
+        mean = ((total[0] - x) / (total[1] - w + 1).astype(x.dtype))[None]
+        sums = data - own[:, None].astype(x.dtype) * x[None] + tau[None].astype(x.dtype) * mean
+        model = sums / (weight - own[:, None] * w[None] + tau[None]).astype(x.dtype)
+        fit = 2 * (jnp.conj(x)[None] * model).real - w[None] * jnp.abs(model) ** 2
+        return fit.sum(-1)
+
+    return lax.map(one, (band.data, band.weight, share), batch_size=64) + prior[None]
+
+
+@eqx.filter_jit
+def _principal(band: AlignedBand, count: int, key: Array) -> Float[Array, "n c"]:
+    """Leading ``count - 1`` coordinates of the differences from the mean, by subspace iteration."""
+    mean = band.data.sum(0) / (band.weight.sum(0) + 1).astype(band.data.dtype)
+    rest = band.data - band.weight.astype(mean.dtype) * mean[None]
+    own = jnp.sum(jnp.abs(rest) ** 2, 1)
+
+    def step(_, basis):
+        back = jnp.conj(rest) @ (rest.T @ basis.astype(rest.dtype))
+        return jnp.linalg.qr(back.real - own[:, None] * basis)[0]
+
+    start = jax.random.normal(key, (rest.shape[0], max(count - 1, 1) + 2))
+    return lax.fori_loop(0, 30, step, jnp.linalg.qr(start)[0])[:, : max(count - 1, 1)]
