@@ -170,8 +170,7 @@ def _aligned(volumes: Volumes, sampling: Array | None, use: Bool[Array, " b"]) -
     box = volumes.shape[-1]
     inside = 4 * (fourier.half_grid(box) ** 2).sum(-1) <= box * box
     taken = use[:, None, None, None] & inside[None]
-    used = jnp.where(use[:, None, None, None], volumes, 0)
-    spectra = fourier.rfftn(jnp.roll(used, (-(box // 2),) * 3, (1, 2, 3)))
+    spectra = fourier.rfftn(jnp.roll(volumes, (-(box // 2),) * 3, (1, 2, 3)))
     known = jnp.ones((box, box, box), jnp.float32) if sampling is None else sampling
     known = jnp.broadcast_to(fourier.half_from_centred(known), spectra.shape)
     count = use.astype(jnp.int32)
