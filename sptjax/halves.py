@@ -1,7 +1,8 @@
 """Two half maps refined apart: bring the odd one onto the even one before they are compared.
 
 Halves of an asymmetric particle may drift in all six degrees of freedom, of a Cn particle in
-the rotation about z and the shift along z; a group with more than one axis leaves none.
+the rotation about z and the shift along z, as may those of a helix; a group with more than one
+axis leaves none.
 """
 
 import equinox as eqx
@@ -25,10 +26,10 @@ def align_halves(even: Volume, odd: Volume, symmetry: Symmetry) -> tuple[Volume,
     Args:
         even: reference half, ``[n, n, n]``.
         odd: the other half, nearly in place (both started from the same model).
-        symmetry: of both; ``c1`` frees everything, ``cn`` the z axis, others nothing.
+        symmetry: of both; ``c1`` frees everything, ``cn`` and helices the z axis, others nothing.
     """
     empty = not float(jnp.abs(odd).max()) > 0 or not float(jnp.abs(even).max()) > 0
-    if not symmetry.name.startswith("c") or empty:
+    if not symmetry.name.startswith(("c", "h")) or empty:
         return odd, Pose(jnp.eye(3), jnp.zeros(3))
     pose = half_pose(even, odd)
     if symmetry.name != "c1":

@@ -17,6 +17,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from sptjax._errors import InputError
+from sptjax._helix import Helix
 from sptjax.symmetry import Symmetry
 
 _N_NEIGHBOURS = 14
@@ -47,7 +48,8 @@ def uniform(delta_deg: float, symmetry: Symmetry | None = None) -> OrientationSe
     """About ``8 pi^2 / delta^3 / g`` rotations, evenly spread over one asymmetric unit.
 
     A super-Fibonacci spiral over all rotations, of which those nearest to the identity
-    among their ``g`` equivalents are kept (the whole spiral without symmetry).
+    among their ``g`` equivalents are kept (the whole spiral without symmetry). Of a helix: one
+    step about z, and only axes within its largest tilt of the particle's xy plane.
 
     Raises:
         InputError: ``delta_deg`` is not in (0, 180] or asks for more than 4 million rotations.
@@ -59,8 +61,11 @@ def uniform(delta_deg: float, symmetry: Symmetry | None = None) -> OrientationSe
     # traces of S R: one plus twice the cosine of the angle to the identity
     by_operator = group.as_matrix().transpose(0, 2, 1).reshape(-1, 9).T
     traces = rotations.as_matrix().reshape(-1, 9) @ by_operator
-    kept = rotations[traces.argmax(axis=1) == 0]
-    return _with_tables(kept if len(kept) else Rotation.identity(1), delta_deg, group)
+    tilt = _max_tilt_deg(symmetry)
+    kept = rotations[(traces.argmax(axis=1) == 0) & _tilted_within(rotations.as_quat(), tilt)]
+    if not len(kept):
+        kept = Rotation.identity(1) if tilt == 90 else Rotation.from_euler("x", [90], degrees=True)
+    return _with_tables(kept, delta_deg, group, max_tilt_deg=tilt)
 
 
 def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) -> OrientationSet:
@@ -69,7 +74,9 @@ def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) ->
     EMAN2 lists rotations ``g = (az, alt, phi)`` that turn the *reference* into the
     particle's orientation; the entries here are their transposes, in EMAN2's order (phi
     fastest, as in its ``rotate_translate_3d``). Loop counters are float32, and alt = 180
-    yields two directions, both as in EMAN2. icos2, where EMAN2 fails, is derived from icos.
+    yields two directions, both as in EMAN2. icos2, where EMAN2 fails, is derived from icos. Of a
+    helix, one step of azimuths and both polarities are listed, where EMAN2 has all azimuths and
+    only one polarity.
 
     Raises:
         InputError: a step is not in (0, 180], or more than 4 million rotations.
@@ -83,7 +90,8 @@ def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) ->
     rotations = Rotation.from_euler("ZXZ", angles.reshape(-1, 3), degrees=True)
     if symmetry is not None and symmetry.name == "icos2":
         rotations = Rotation.from_euler("ZX", [90, _ICOS_5_TO_2], degrees=True).inv() * rotations
-    return _with_tables(rotations, delta_deg, _group(symmetry))
+    tilt = _max_tilt_deg(symmetry)
+    return _with_tables(rotations, delta_deg, _group(symmetry), max_tilt_deg=tilt)
 
 
 def local(range_deg: float, delta_deg: float) -> OrientationSet:
@@ -124,9 +132,22 @@ def _check_count(n: int, delta_deg: float) -> None:
 
 
 def _group(symmetry: Symmetry | None) -> Rotation:
+    """Rotations that make orientations equivalent, the identity first."""
     if symmetry is None:
         return Rotation.identity(1)
+    if symmetry.helix is not None:
+        return Rotation.from_matrix(symmetry.helix.all_turns())
     return Rotation.from_matrix(np.asarray(symmetry.operators, np.float64))
+
+
+def _max_tilt_deg(symmetry: Symmetry | None) -> float:
+    return 90.0 if symmetry is None or symmetry.helix is None else symmetry.helix.max_tilt_deg
+
+
+def _tilted_within(quaternions: np.ndarray, max_tilt_deg: float) -> np.ndarray:
+    """Whether the reference's z axis lies within that of the particle's xy plane."""
+    along = 1 - 2 * (quaternions[:, 0] ** 2 + quaternions[:, 1] ** 2)
+    return np.abs(along) <= np.sin(np.radians(max_tilt_deg)) + 1e-9
 
 
 def _super_fibonacci(n: int) -> Rotation:
@@ -167,6 +188,8 @@ def _counter(step: float, stop: float, *, inclusive: bool, start: float = 0.0) -
 
 def _eman_directions(delta: float, symmetry: Symmetry | None) -> np.ndarray:
     """(az, alt) in degrees of EMAN2's directions over the asymmetric unit and its mirror."""
+    if symmetry is not None and symmetry.helix is not None:
+        return _helix_directions(delta, symmetry.helix)
     name = "c1" if symmetry is None else symmetry.name
     name = "icos" if name == "icos2" else name
     family = name if name in _AZ_MAX else name[0]
@@ -177,6 +200,14 @@ def _eman_directions(delta: float, symmetry: Symmetry | None) -> np.ndarray:
             if family not in _AZ_MAX or alt <= _platonic_alt(az, az_max, _ALT_MAX[family]) + 1e-5:
                 directions.append((az + _AZ_OFFSET.get(family, 0.0), alt))
     return np.asarray(directions)
+
+
+def _helix_directions(delta: float, helix: Helix) -> np.ndarray:
+    """Rings from the largest tilt on one side to that on the other, one step of azimuths each."""
+    start, stop = 90 - helix.max_tilt_deg, 90 + helix.max_tilt_deg
+    az_max = helix.wrapped_deg or 360.0
+    rings = _counter(delta, stop, inclusive=True, start=start)
+    return np.asarray([(az, alt) for alt in rings for az in _ring(alt, delta, az_max, "h")])
 
 
 def _ring(alt: float, delta: float, az_max: float, name: str) -> np.ndarray:
@@ -207,7 +238,11 @@ def _platonic_alt(az: float, az_max: float, alt_max: float) -> float:
 
 
 def _with_tables(
-    rotations: Rotation, delta_deg: float, group: Rotation, limit_deg: float = 180.0
+    rotations: Rotation,
+    delta_deg: float,
+    group: Rotation,
+    limit_deg: float = 180.0,
+    max_tilt_deg: float = 90.0,
 ) -> OrientationSet:
     """The record of a set: nearest neighbours and covering radius from one tree.
 
@@ -219,7 +254,7 @@ def _with_tables(
     return OrientationSet(
         rotations=jnp.asarray(rotations.as_matrix(), jnp.float32),
         spacing_deg=float(delta_deg),
-        covering_deg=_covering_deg(tree, len(rotations), limit_deg),
+        covering_deg=_covering_deg(tree, len(rotations), limit_deg, max_tilt_deg),
         neighbours=jnp.asarray(_neighbours(tree, rotations.as_quat()), jnp.int32),
     )
 
@@ -242,19 +277,21 @@ def _neighbours(tree: KDTree, quaternions: np.ndarray) -> np.ndarray:
     return table
 
 
-def _covering_deg(tree: KDTree, n_entries: int, limit_deg: float) -> float:
-    """Largest distance of a rotation within ``limit_deg`` of the identity from the set.
+def _covering_deg(tree: KDTree, n_entries: int, limit_deg: float, max_tilt_deg: float) -> float:
+    """Largest distance from the set of a rotation within the limits (angle, tilt of z).
 
     Random rotations, twelve an entry, then a random climb from the 200 worst; fixed seed.
     """
     rng = np.random.default_rng(20)
     n_samples = int(np.clip(12 * n_entries, 20_000, 400_000))
-    worst, distance = _worst(tree, _random_within(limit_deg, n_samples, rng), 200)
+    sample = _random_within(limit_deg, n_samples, rng)
+    worst, distance = _worst(tree, sample[_tilted_within(sample, max_tilt_deg)], 200)
     step = distance[0]
     for _ in range(24):
         moved = np.repeat(worst, 4, axis=0) + rng.normal(scale=step / 4, size=(4 * len(worst), 4))
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
         inside = np.abs(moved[:, 3]) >= np.cos(np.radians(limit_deg) / 2)
+        inside &= _tilted_within(moved, max_tilt_deg)
         worst, distance = _worst(tree, np.concatenate([worst, moved[inside]]), 200)
         step *= 0.8
     return float(np.degrees(4 * np.arcsin(distance[0] / 2)))

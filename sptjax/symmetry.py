@@ -1,9 +1,12 @@
-"""Point groups as rotation operators, with EMAN2's axes.
+"""Point groups and helices as operators, with EMAN2's axes.
 
 For a reference invariant under the operators ``S``, the equivalents of a particle ->
 reference rotation ``R`` are ``S R`` (left multiplication). The asymmetric unit used here is
 the Voronoi cell of the identity: the rotations that no operator brings closer to the
 identity. It is one fundamental domain of SO(3) modulo the group.
+
+The operators of a helix also shift along z, ``x -> S x + s``, and are a finite piece of an
+infinite group: averaging is over the operators as listed, in EMAN2 and here.
 
 Axes (libEM ``symmetry.cpp``): c and d have the n-fold on z and d a 2-fold on x; tet has a
 3-fold on z; oct the 4-folds on x, y, z; icos (= icos5) a 5-fold on z and a 2-fold on y;
@@ -20,47 +23,77 @@ from scipy.spatial.transform import Rotation
 
 from sptjax import rotation
 from sptjax._errors import InputError
-from sptjax._types import Matrices
+from sptjax._helix import Helix, parse_helix
+from sptjax._types import Matrices, Pose
 
 _GOLDEN = (1 + 5**0.5) / 2
 _TIE = 1e-5  # traces closer than this are one: both sides of a border are inside
 
 
 class Symmetry(eqx.Module):
-    """A point group: its canonical name and its ``g`` operators, the identity first."""
+    """A point group or a helix: its canonical name and ``g`` operators, the identity first."""
 
     name: str = eqx.field(static=True)
-    operators: Float[Array, "g 3 3"]
+    operators: Float[Array, "g 3 3"]  # rotations
+    shifts: Float[Array, "g 3"]  # voxels, after the rotation; zero for a point group
+    helix: Helix | None = eqx.field(static=True, default=None)
 
     def __len__(self) -> int:
-        """Order of the group."""
+        """Number of operators; the order of a point group."""
         return self.operators.shape[0]
+
+    @property
+    def redundancy(self) -> float:
+        """How many times fewer orientations a search needs than without the symmetry."""
+        if self.helix is None:
+            return float(len(self))
+        return 360 / self.helix.wrapped_deg if self.helix.wrapped_deg else 1.0
 
 
 def parse(name: str) -> Symmetry:
-    """Symmetry of EMAN2's name: c<n>, d<n>, tet, oct, icos (or icos5), icos2; any case.
+    """Symmetry of EMAN2's name: c<n>, d<n>, tet, oct, icos (or icos5), icos2, h...; any case.
 
-    Operators of c and d come in EMAN2's order. The icosahedral ones are exact (EMAN2's
-    icos2 table has five digits).
+    Operators of c, d and h come in EMAN2's order. The icosahedral ones are exact (EMAN2's
+    icos2 table has five digits). For helices see :func:`sptjax._helix.parse_helix`.
 
     Raises:
-        InputError: unknown name, or n below 1.
+        InputError: unknown name, n below 1, or a helix that cannot be used.
     """
     key = name.strip().lower()
     key = "icos" if key == "icos5" else key
     if key in _GENERATORS:
-        return Symmetry(key, jnp.asarray(_closure(key), jnp.float32))
+        return _point_group(key, _closure(key))
+    if re.match(r"h\d", key):
+        return _helical(parse_helix(key))
     match = re.fullmatch(r"([cd])([1-9]\d*)", key)
     if match is None:
         raise InputError(
             f"Symmetry {name!r} is not known; accepted are c<n>, d<n> (n at least 1), "
-            "tet, oct, icos, icos5 and icos2."
+            "tet, oct, icos, icos5, icos2 and h<nsym>:1:<daz>:<tz>[:<maxtilt>]."
         )
     n = int(match[2])
     turns = Rotation.from_euler("z", -360 / n * np.arange(n)[:, None], degrees=True).as_matrix()
     if match[1] == "d":
         turns = np.concatenate([turns, np.diag([1.0, -1.0, -1.0]) @ turns])
-    return Symmetry(f"{match[1]}{n}", jnp.asarray(turns, jnp.float32))
+    return _point_group(f"{match[1]}{n}", turns)
+
+
+def within_reach(symmetry: Symmetry, max_shift_vox: float) -> Symmetry:
+    """What a search over shifts of at most ``max_shift_vox`` may use of a symmetry.
+
+    A point group: all of it. A helix: all azimuths must be searched (EMAN2 always does) unless
+    the shifts span its pitch, because an equivalent pose lies further along z.
+    """
+    helix = symmetry.helix
+    if helix is None or helix.half_pitch_vox <= max_shift_vox:
+        return symmetry
+    return _helical(Helix(1, 0.0, 0.0, helix.max_tilt_deg))
+
+
+def copies(pose: Pose, symmetry: Symmetry) -> Pose:
+    """All equivalents ``S X`` of particle -> reference poses, ``[*batch, g]`` as :func:`orbit`."""
+    one = Pose(pose.rotation[..., None, :, :], pose.shift[..., None, :])
+    return rotation.compose(Pose(symmetry.operators, symmetry.shifts), one)
 
 
 def orbit(r: Matrices, symmetry: Symmetry) -> Float[Array, "*batch g 3 3"]:
@@ -72,7 +105,8 @@ def reduce(r: Matrices, symmetry: Symmetry) -> Matrices:
     """The equivalent ``S R`` with the smallest rotation angle.
 
     Constant on orbits and idempotent, except on the border of the asymmetric unit, where
-    several equivalents are equally near and the first operator wins.
+    several equivalents are equally near and the first operator wins. (Of a helix, whose
+    operators are no group, only the smallest angle among the equivalents holds.)
     """
     best = jnp.argmax(_traces(r, symmetry), axis=-1)
     return rotation.multiply(symmetry.operators[best], r)
@@ -87,6 +121,16 @@ def in_asymmetric_unit(r: Matrices, symmetry: Symmetry) -> Bool[Array, "..."]:
 def angle_deg_modulo(a: Matrices, b: Matrices, symmetry: Symmetry) -> Float[Array, "..."]:
     """Smallest angle between ``S a`` and ``b`` over the operators, in degrees."""
     return jnp.min(rotation.angle_deg(orbit(a, symmetry), b[..., None, :, :]), axis=-1)
+
+
+def _point_group(name: str, operators: np.ndarray) -> Symmetry:
+    turns = jnp.asarray(operators, jnp.float32)
+    return Symmetry(name, turns, jnp.zeros((len(operators), 3), jnp.float32))
+
+
+def _helical(helix: Helix) -> Symmetry:
+    turns, shifts = (jnp.asarray(x, jnp.float32) for x in helix.operators())
+    return Symmetry(helix.name, turns, shifts, helix)
 
 
 def _traces(r: Matrices, symmetry: Symmetry) -> Float[Array, "*batch g"]:

@@ -14,7 +14,7 @@ from .._chunk import batch_size, padded_batches
 from ..particles import Particles
 from ..rotation import rotate, transpose
 from ..score import Comparator
-from ..symmetry import Symmetry
+from ..symmetry import Symmetry, within_reach
 from ._aligners import Aligner, Refine3D, RotateTranslate3D, RotateTranslate3DTree
 from ._grid import grid_search
 from ._plan import DETECTABLE, SearchPlan, Stage, information, particle_radius, plan_search
@@ -111,7 +111,7 @@ def make_plan(
     references: Array,
     settings: AlignmentSettings,
     expected_score: float,
-    group_order: int = 1,
+    group_order: float = 1,
 ) -> SearchPlan:
     """Plan of the search for these references, from the spectral information."""
     box, kmax = particles.box, int(np.linalg.norm(particles.vectors[-1]) + 1e-6)
@@ -165,7 +165,8 @@ def _runner(
     expected_score: float,
 ) -> tuple[Callable, SearchPlan]:
     """A function from observations (and start poses) to rotation, shift and score ``[n, c]``."""
-    plan = make_plan(particles, maps, settings, expected_score, len(symmetry.operators))
+    symmetry = within_reach(symmetry, _max_shift(settings, particles.box))
+    plan = make_plan(particles, maps, settings, expected_score, symmetry.redundancy)
     aligner = settings.aligner
     if aligner is None:
         search = prepare(maps, plan, symmetry, orientations.uniform(60.0, symmetry))

@@ -109,7 +109,7 @@ def plan_search(
     delta_deg: float | None = None,
     candidates: int | None = None,
     keep: int = 1,
-    group_order: int = 1,
+    group_order: float = 1,
     work: float = WORK,
 ) -> SearchPlan:
     """Choose bands and grids from the spectral information and the expected score.
@@ -126,7 +126,7 @@ def plan_search(
         delta_deg: spacing of the rotations; chosen from the band if not given.
         candidates: grid maxima that enter refinement; chosen from the score if not given.
         keep: poses returned per reference.
-        group_order: of the symmetry, which divides the rotations to search.
+        group_order: the symmetry's redundancy, which divides the rotations to search.
         work: bound on the operations of the exhaustive search; the band narrows to meet it.
     """
     last = len(info) - 1

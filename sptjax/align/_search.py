@@ -17,7 +17,7 @@ from ..orientations import OrientationSet
 from ..resample import SliceTable, slice_table
 from ..rotation import rotate
 from ..score import Observations
-from ..symmetry import Symmetry
+from ..symmetry import Symmetry, within_reach
 from ._coarse import best_shifts, coarse_scores, distinct_maxima
 from ._plan import SearchPlan, Stage
 from ._refine import refine_pose, split_observation
@@ -61,7 +61,11 @@ def prepare(
         grid: orientations to search; the uniform set of ``plan.delta_deg`` if not given.
     """
     coarse, fine = _tables(jnp.asarray(references, jnp.float32), plan)
-    grid = orientations.uniform(plan.delta_deg, symmetry) if grid is None else grid
+    if grid is None:
+        reached = within_reach(symmetry, plan.max_shift_vox)
+        grid = orientations.uniform(plan.delta_deg, reached)
+    # equivalents along a helix differ in their shifts: only equal rotations are one candidate
+    same = symmetry.operators if symmetry.helix is None else symmetry.operators[:1]
     return Search(
         coarse,
         fine,
@@ -69,7 +73,7 @@ def prepare(
         grid.rotations,
         grid.neighbours,
         jnp.asarray(plan.shifts()),
-        jnp.asarray(symmetry.operators),
+        same,
         plan,
     )
 

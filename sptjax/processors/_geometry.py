@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from .. import rotation, symmetry
 from .._errors import InputError
@@ -32,7 +31,7 @@ class Xform(Processor):
 
 
 class ApplySymmetry(Processor):
-    """Mean of the volume under all operators of a point group (``xform.applysym``).
+    """Mean of the volume under all operators of a symmetry (``xform.applysym``).
 
     Each operator is applied by trilinear interpolation. Of EMAN2's averagers only ``mean`` is
     known here.
@@ -47,14 +46,14 @@ class ApplySymmetry(Processor):
         symmetry.parse(self.sym)
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
-        operators = symmetry.parse(self.sym).operators
-        still = jnp.zeros(3, jnp.float32)
+        group = symmetry.parse(self.sym)
 
-        def add(total: Volume, operator: Float[Array, "3 3"]):
-            return total + _trilinear.move(volume, Pose(operator, still)), None
+        def add(total: Volume, operator: Pose):
+            return total + _trilinear.move(volume, operator), None
 
+        operators = Pose(group.operators, group.shifts)
         total, _ = lax.scan(add, jnp.zeros_like(volume), operators)
-        return total / len(operators)
+        return total / len(group)
 
 
 _AXES = {"x": 2, "y": 1, "z": 0}
