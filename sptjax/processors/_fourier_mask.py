@@ -55,11 +55,14 @@ class FourierWedge(Processor):
             )
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
-        kx, ky, kz, radius = _frequencies(volume.shape[-1])
+        box = volume.shape[-1]
+        kx, ky, kz, radius = _frequencies(box)
         across = ky if self.axis == "x" else kx
         angle = np.degrees(np.arctan2(np.where(kz < 0, -across, across), np.abs(kz)))
-        wedge = (angle >= self.anglemin) & (angle <= self.anglemax) & (radius >= self.rmin)
-        return _keep(volume, ~wedge)
+        wedge = (angle >= self.anglemin) & (angle <= self.anglemax)
+        nyquist = np.maximum(np.abs(kz), np.abs(across)) == box / 2  # of either sign
+        wedge |= nyquist & (-angle >= self.anglemin) & (-angle <= self.anglemax)
+        return _keep(volume, ~(wedge & (radius >= self.rmin)))
 
 
 class FourierCone(Processor):

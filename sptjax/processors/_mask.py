@@ -281,15 +281,16 @@ class ZeroEdge3d(Processor):
     z0: int = key(default=0)
     z1: int | None = key(default=None)
 
-    def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
-        pairs = ((self.z0, self.z1), (self.y0, self.y1), (self.x0, self.x1))
-        keep = [slice(a, n - (a if b is None else b)) for n, (a, b) in zip(volume.shape, pairs)]
-        return jnp.zeros_like(volume).at[tuple(keep)].set(volume[tuple(keep)])
-
     def __check_init__(self):
         layers = (self.x0, self.x1, self.y0, self.y1, self.z0, self.z1)
         if any(n is not None and n < 0 for n in layers):
             raise InputError("the numbers of layers must not be negative.")
+
+    def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
+        pairs = ((self.z0, self.z1), (self.y0, self.y1), (self.x0, self.x1))
+        ends = [max(n - (a if b is None else b), 0) for n, (a, b) in zip(volume.shape, pairs)]
+        keep = [slice(a, end) for (a, _), end in zip(pairs, ends)]
+        return jnp.zeros_like(volume).at[tuple(keep)].set(volume[tuple(keep)])
 
 
 class DecayEdge2d(Processor):

@@ -131,7 +131,8 @@ class FourierResample(Processor):
 
     EMAN2: ``math.fft.resample``. The new box is ``floor(N / n + 1/2)``, the centre voxel stays the
     centre voxel and the mean density is kept. EMAN2 multiplies the density by ``(N / N')**3``,
-    which ``compat`` does too, and keeps voxel 0 instead, the same thing for even boxes.
+    which ``compat`` does too, and keeps voxel 0 instead, the same thing for even boxes. The
+    Nyquist planes of the smaller box are left out (EMAN2 keeps one of each pair).
 
     Attributes:
         n: above 1 shrinks, below 1 enlarges.
