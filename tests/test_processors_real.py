@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -39,7 +40,7 @@ REGISTRY = {
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
-def bound(text):
+def bound(text) -> Any:
     return options.bind(options.parse(text), REGISTRY, "--test")
 
 
@@ -229,8 +230,14 @@ def grown(region, layers):
     return region
 
 
+def labelled(region):
+    labels = np.zeros(region.shape, np.int32)
+    ndimage.label(region, output=labels)
+    return labels
+
+
 def connected(seeds, allowed):
-    labels, _ = ndimage.label(allowed)
+    labels = labelled(allowed)
     hit = np.unique(labels[seeds & allowed])
     return np.isin(labels, hit[hit > 0]) | seeds
 
@@ -365,7 +372,7 @@ def auto(v):
 
 
 def dusted(v):
-    labels, _ = ndimage.label(v >= 1.0)
+    labels = labelled(v >= 1.0)
     small = np.bincount(labels.ravel()) <= 6
     return v * lowpass(1 - grown(small[labels] & (labels > 0), 2), 0.25)
 
