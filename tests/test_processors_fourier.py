@@ -1,5 +1,6 @@
 """Fourier filters and normalisation: EMAN2's answers, and the formulas in plain NumPy."""
 
+import functools
 import json
 import pathlib
 
@@ -25,6 +26,7 @@ from sptjax.processors import (
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 REGISTRY = {**_filters.REGISTRY, **_radial.REGISTRY, **_normalize.REGISTRY}
 APIX = 4.0
+BOX = 12
 
 
 # ------------------------------------------------------------------------- EMAN2's answers
@@ -616,7 +618,7 @@ def test_a_constant_volume_stays_as_it_is(name):
 
 def everything():
     """One of every registered name."""
-    other = np.random.default_rng(7).normal(size=(8, 8, 8)).astype(np.float32) + 1
+    other = np.random.default_rng(7).normal(size=(BOX, BOX, BOX)).astype(np.float32) + 1
     curve = np.stack([np.linspace(0, 0.2, 9), np.linspace(1, 0.2, 9)], 1)
     found = {name: keys for name, keys, _ in [*RADIAL, *NORMALISE]}
     found |= {
@@ -642,44 +644,60 @@ def apix_of(name):
     return 2.0 if name == "filter.lowpass.autob" else APIX
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_one_volume_or_many(name, rng):
-    """The processor travels through jit as an argument; its numbers are fixed there."""
-    step, apix = REGISTRY[name](**everything()[name]), apix_of(name)
-    volumes = jnp.asarray(rng.normal(size=(2, 8, 8, 8)) + 0.5, jnp.float32)
-
-    @jax.jit
-    def many(step, volumes):
-        return jax.vmap(lambda v: step(v, apix))(volumes)
-
-    single = np.asarray(step(volumes[1], apix))
-    assert single.shape == (8, 8, 8)
-    assert single.dtype == np.float32
-    assert relative(many(step, volumes)[1], single) < 1e-5
-    assert step.output_box(8) == 8
-    assert step.output_apix(APIX, 8) == APIX
-
-
 SHARP = {"normalize.local", "filter.lowpass.randomphase"}  # steps, or the angle of small numbers
+FAMILIES = {
+    module.__name__.rpartition("._")[2]: sorted(
+        {kind.__call__: name for name, kind in module.REGISTRY.items()}.values()
+    )
+    for module in (_filters, _radial, _normalize)
+}
 
 
-@pytest.mark.parametrize("name", sorted(set(REGISTRY) - SHARP))
-def test_gradient(name, rng):
-    """Reverse mode against a central difference."""
-    step, apix = REGISTRY[name](**everything()[name]), apix_of(name)
-    volume, weight, direction = (
-        jnp.asarray(rng.normal(size=(8, 8, 8)) + offset, jnp.float32) for offset in (0.5, 0, 0)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_mapped_and_differentiated(family, rng):
+    """Processors travel through jit as arguments; their numbers are fixed there.
+
+    One of every way to be called. Reverse mode is held against a central difference.
+    """
+    names = FAMILIES[family]
+    steps = {name: REGISTRY[name](**everything()[name]) for name in names}
+    volumes, weights, directions = (
+        jnp.asarray(rng.normal(size=(2, BOX, BOX, BOX)) + mean, jnp.float32) for mean in (0.5, 0, 0)
     )
 
     @jax.jit
-    def loss(v):
-        return (weight * step(v, apix)).sum()
+    def many(steps, volumes, weights):
+        def one(volume, weight):
+            found = {}
+            for name, step in steps.items():
+                value, pull = jax.vjp(functools.partial(step, apix=apix_of(name)), volume)
+                found[name] = value, pull(weight)[0]
+            return found
 
-    slope = float((jax.jit(jax.grad(loss))(volume) * direction).sum())
-    h = 1e-2
-    difference = float(loss(volume + h * direction) - loss(volume - h * direction)) / (2 * h)
-    size = float(jnp.abs(weight * step(volume, apix)).sum())
-    assert abs(slope - difference) < 1e-2 * abs(slope) + 1e-3 * size
+        return jax.vmap(one)(volumes, weights)
+
+    found = many(steps, volumes, weights)
+    weight, direction = (np.asarray(a[1], np.float64) for a in (weights, directions))
+    for name, step in steps.items():
+        value, gradient = (np.asarray(a[1], np.float64) for a in found[name])
+        single = np.asarray(step(volumes[1], apix_of(name)))
+        assert single.shape == (BOX, BOX, BOX), name
+        assert single.dtype == np.float32, name
+        assert relative(single, value) < 1e-5, name
+        assert (step.output_box(BOX), step.output_apix(APIX, BOX)) == (BOX, APIX), name
+        if name in SHARP:
+            continue
+        h = 1e-2
+        ahead, behind = (
+            np.asarray(step(volumes[1] + e * directions[1], apix_of(name)), np.float64)
+            for e in (h, -h)
+        )
+        slope, difference = (
+            (gradient * direction).sum(),
+            (weight * (ahead - behind)).sum() / (2 * h),
+        )
+        size = np.abs(weight * value).sum()
+        assert abs(slope - difference) < 1e-2 * abs(slope) + 1e-3 * size, name
 
 
 BAD = [

@@ -35,9 +35,10 @@ class EdgeMean(Processor):
     """``(v - mean of the six faces) / sigma`` (``normalize.edgemean``)."""
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
-        faces = np.ones(volume.shape, bool)
-        faces[1:-1, 1:-1, 1:-1] = False
-        return _standardised(volume, _mean_where(volume, jnp.asarray(faces)))
+        i = jnp.arange(volume.shape[-1])
+        end = (i == 0) | (i == volume.shape[-1] - 1)
+        faces = end[:, None, None] | end[None, :, None] | end[None, None, :]
+        return _standardised(volume, _mean_where(volume, faces))
 
 
 class CircleMean(Processor):

@@ -23,7 +23,7 @@ from ._image import check_same_shape, load
 
 Table = Float[Array, " q"]  # one value a squared radius
 Shells = Float[Array, " s"]
-Curve = str | pathlib.Path | np.ndarray | Float[Array, "m 2"]
+CurveLike = str | pathlib.Path | np.ndarray | Float[Array, "m 2"]
 
 _FLOOR = 1e-12  # power below this share of the mean is single-precision rounding
 _ROUNDS = 4  # corrections of an interpolated gain; they leave about 1 %
@@ -126,7 +126,7 @@ class MatchTo(Processor):
         )
 
 
-def read_curve(curve: Curve) -> Float[Array, "m 2"]:
+def read_curve(curve: CurveLike) -> Float[Array, "m 2"]:
     """A two-column table, read from a text file if it is a name.
 
     Raises:
@@ -143,7 +143,7 @@ def read_curve(curve: Curve) -> Float[Array, "m 2"]:
     return jnp.asarray(curve, jnp.float32)
 
 
-def _read_if_given(curve: Curve | None) -> Float[Array, "m 2"] | None:
+def _read_if_given(curve: CurveLike | None) -> Float[Array, "m 2"] | None:
     return None if curve is None else read_curve(curve)
 
 
@@ -176,13 +176,11 @@ class SetStrucFac(Processor):
         assert curve is not None
         box = volume.shape[-1]
         own = radial_power(volume)
-        shells = jnp.arange(own.shape[0], dtype=jnp.float32)
-        s = shells / (box * (self.apix or apix))
+        s = jnp.arange(own.shape[0], dtype=jnp.float32) / (box * (self.apix or apix))
         wanted = box**3 * self.scale * jnp.interp(s, curve[:, 0], curve[:, 1])
         ratio = _root(wanted, own, own) ** 2
-        last = jnp.sum(s <= curve[-1, 0]) - 1
-        beyond = s > curve[-1, 0]
-        ratio = jnp.where(beyond, ratio[last], ratio).at[0].set(1.0)
+        covered = s <= curve[-1, 0]
+        ratio = jnp.where(covered, ratio, ratio[covered.sum() - 1]).at[0].set(1.0)
         return match_to(volume, ratio * own)
 
 
