@@ -35,7 +35,9 @@ every = pytest.mark.parametrize("name", list(COMPARATORS))
 
 
 def make(text):
-    return options.bind(options.parse(text), COMPARATORS, "--aligncmp")
+    comparator = options.bind(options.parse(text), COMPARATORS, "--aligncmp")
+    assert comparator is not None
+    return comparator
 
 
 def worst(name):
@@ -48,7 +50,7 @@ def worst(name):
 COMPAT = {"ccc.tomo.thresh", "fsc.tomo.auto", "phase"}
 # a few coefficients lie within rounding of the threshold; phases in the empty wedge of a
 # particle are those of rounding errors, about 0.01 of the mean per standard deviation
-TOLERANCE = {"fsc.tomo.auto": {"rel": 2e-4}, "phase": {"abs": 0.08}, "frc": {"abs": 1e-6}}
+TOLERANCE = {"fsc.tomo.auto": (2e-4, 0), "phase": (0, 0.08), "frc": (1e-5, 1e-6)}
 PAIRS = {
     "ptcl_vs_aligned": ("ptcl_wedge", "ref_aligned"),
     "ptcl_vs_unaligned": ("ptcl_wedge", "ref"),
@@ -74,8 +76,8 @@ def test_golden_values(pair, volumes, golden):
         a, b = (volumes[key] for key in PAIRS[pair])
         mask = volumes["mask"] if "mask" in row["params"] else None
         got = compare(comparator, a, b, apix=APIX, mask=mask)
-        tolerance = TOLERANCE.get(row["cmp"], {"rel": 1e-5})
-        assert -float(got) == pytest.approx(row["value"], **tolerance), row
+        relative, absolute = TOLERANCE.get(row["cmp"], (1e-5, 0))
+        assert -float(got) == pytest.approx(row["value"], rel=relative, abs=absolute), row
 
 
 def trilinear(volume, matrix):
@@ -252,7 +254,7 @@ def ncc(data, model, weight, u):
     data, model, weight, u = (np.asarray(v)[seen] for v in (data, model, weight, u))
     white, seen_model = data / np.sqrt(weight), np.sqrt(weight) * model
     norm = np.sqrt(np.sum(u * abs(white) ** 2) * np.sum(u * abs(seen_model) ** 2))
-    return np.sum(u * (np.conj(white) * seen_model).real) / norm
+    return np.sum(u * np.real(np.conj(white) * seen_model)) / norm
 
 
 def band(text):
@@ -300,14 +302,18 @@ def test_the_others_have_no_linear_weight(text):
 def test_matched_and_thresh_are_the_scores_of_the_search(rng):
     data, model, sampling = soft_particle(rng)
     noise = np.exp(0.1 * RADIUS).astype("f4") * BOX**3
-    rows = (jnp.asarray(v) for v in (data[None], sampling[None], noise))
-    seen = score.observe(*rows)
-    kept = np.asarray(seen.weight[0]) * model
-    product = np.sum((np.conj(np.asarray(seen.data[0])) * kept).real)
-    want = np.sqrt(2) * product / np.linalg.norm(kept)
-    assert on_ball(Matched(), data / noise, model, sampling / noise) == pytest.approx(
-        want, rel=1e-5
-    )
+
+    def of_search(comparator):
+        observed, region = jnp.asarray(data)[None], jnp.asarray(sampling)[None]
+        seen = score.observe(observed, region, jnp.asarray(noise), comparator)
+        kept = np.asarray(seen.weight[0]) * model
+        product = np.sum((np.conj(np.asarray(seen.data[0])) * kept).real)
+        return np.sqrt(2) * product / np.linalg.norm(kept)
+
+    got = on_ball(Matched(), data / noise, model, sampling / noise)
+    assert got == pytest.approx(of_search(score.Comparator.MATCHED), rel=1e-5)
+    got = on_ball(make("ccc.tomo.thresh"), data, model, sampling)
+    assert got == pytest.approx(of_search(score.Comparator.CCC), rel=1e-5)
     ones = Matched().linear_weight(jnp.asarray(RADIUS, jnp.float32), BOX, APIX)
     assert np.asarray(ones) == pytest.approx(1.0)
 
@@ -454,7 +460,7 @@ def test_the_planted_reference_scores_best_and_gradients_are_differences(name, r
     samples = (wedge()[1] * (0.2 + np.sin(0.6 * RADIUS) ** 2)).astype("f4")
     data = (samples * coefficients[0] + 0.5 * np.sqrt(samples) * coefficients[8]).astype("c8")
     comparator = make(name)
-    arrays = [jnp.asarray(v) for v in (data, samples, VECTORS)]
+    particle, weight, vectors = (jnp.asarray(v) for v in (data, samples, VECTORS))
     direction = jnp.asarray(coefficients[7])
 
     @jax.jit
@@ -462,7 +468,7 @@ def test_the_planted_reference_scores_best_and_gradients_are_differences(name, r
     @jax.value_and_grad
     def at(step, start):
         model = start + step.astype(direction.dtype) * direction
-        return ball_score(comparator, arrays[0], model, *arrays[1:], BOX, APIX)
+        return ball_score(comparator, particle, model, weight, vectors, BOX, APIX)
 
     h = 1e-3 if name == "phase" else 1e-2  # absolute differences of phases have kinks
     steps = np.array([0] * 7 + [h, -h, 0], "f4")
