@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -331,6 +332,13 @@ def run_folder(program: str, values: Mapping[str, Any], argv: Sequence[str]) -> 
     if values["resume"]:
         folder = workdir.latest(values["path"])
         workdir.check_resume(folder, values)
+        before = workdir.read_manifest(folder).options["iter"]
+        if len(str(before)) != len(str(values["iter"])):
+            raise InputError(
+                f"--iter={values['iter']}: the files of {folder} are numbered for {before} rounds;"
+                " a number with as many digits is needed"
+            )
+        workdir.sweep(folder)
         return folder
     folder = workdir.reserve(values["path"])
     manifest = workdir.describe(program, argv, values, values["seed"], device())
@@ -395,6 +403,11 @@ def carry_out(
     )
     job = Run(stack, sampling, references, seed_classes, values["iter"], refine, output)
     progress = console.progress if values["verbose"] else console.silent
-    state = execute(job, resume=values["resume"], say=console.say, progress=progress)
+    try:
+        state = execute(job, resume=values["resume"], say=console.say, progress=progress)
+    except InputError:
+        if not values["resume"]:
+            shutil.rmtree(folder)  # nothing was computed
+        raise
     console.say(f"averages: {folder / values['output']}")
     return state

@@ -32,7 +32,6 @@ PARTICLES = 64
 GEOMETRY = simulate.TiltSeries(-60, 60, 3, defocus_um=3.0, snr=2.0)  # SNR per projection
 MAX_SHIFT_VOX = 3.0
 LOWPASS_A = 40.0  # of the map that the refinement starts from
-RANDOM_BEYOND_A = 100.0  # its copies differ from here on; the small lobe must show in that
 SEED = 7
 
 flags.FLAGS.set_default("path", "runs/demo")
@@ -131,7 +130,6 @@ def run(*, stem: str, verbose: int) -> list[tuple[str, ...]]:
         f"--path={folder / 'spt_refinemulti'}",
         "--nref=2",
         "--iter=3",
-        f"--refrandphase={RANDOM_BEYOND_A:g}",
         f"--verbose={verbose}",
     ]
     console.say("python " + shlex.join(command))

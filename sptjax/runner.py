@@ -7,6 +7,7 @@ whole round and ends with the numbers of an unbroken one.
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -71,8 +72,9 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         history.add(state, after)
         history.stop = converged(state, after, apix=run.refine.apix) or ""
         outputs.write_round(after, run.output)
+        history.records.append(_report(run, after, history, time.monotonic() - begun, say))
         _save(run, after, history)
-        _log(run, state, after, history, time.monotonic() - begun, say)
+        _complete_log(run, history)
         state = after
     if history.stop:
         say(f"converged: {history.stop}")
@@ -86,6 +88,7 @@ class _History:
     def __init__(self) -> None:
         self.counts: list[list[int]] = []
         self.changed: list[float] = []
+        self.records: list[dict[str, Any]] = []  # the lines of log.jsonl
         self.stop = ""
 
     def add(self, before: RefineState, after: RefineState) -> None:
@@ -172,7 +175,7 @@ def _save(run: Run, state: RefineState, history: _History) -> None:
     for name in _SAVED:
         value = getattr(state, name)
         (arrays if isinstance(value, np.ndarray) else meta)[name] = value
-    meta |= {"counts": history.counts, "changed": history.changed, "stop": history.stop}
+    meta |= vars(history)
     workdir.save_round(run.output.folder, state.round + 1, arrays, meta)
 
 
@@ -184,22 +187,26 @@ def _load(run: Run, say: Say) -> tuple[RefineState | None, _History]:
     for name in last.skipped:
         say(f"{name} is damaged and was left aside")
     meta = dict(last.meta)
-    history.counts, history.changed = meta.pop("counts"), meta.pop("changed")
-    history.stop = meta.pop("stop")
+    for name in vars(history):
+        setattr(history, name, meta.pop(name))
     meta["reseeded"] = tuple(meta["reseeded"])
     state = RefineState(**last.arrays, **meta)
+    _complete_log(run, history)
     say(f"resuming after round {state.round}" if state.round >= 0 else "resuming at the start")
     return state, history
 
 
-def _log(
-    run: Run,
-    before: RefineState,
-    after: RefineState,
-    history: _History,
-    seconds: float,
-    say: Say,
-) -> None:
+def _complete_log(run: Run, history: _History) -> None:
+    """Append the rounds that the log lacks: one, or two after a kill."""
+    there = len(workdir.read_lines(run.output.folder, "log.jsonl"))
+    for record in history.records[there:]:
+        workdir.append_line(run.output.folder, "log.jsonl", record)
+
+
+def _report(
+    run: Run, after: RefineState, history: _History, seconds: float, say: Say
+) -> dict[str, Any]:
+    """Say how the round went; the same as a record."""
     table = outputs.resolutions(after, run.refine.apix)
     best = [table[str(c)]["unmasked"]["0.143"] for c in range(len(after.maps))]
     shown = ", ".join("-" if r is None else f"{r:.1f}" for r in best)
@@ -213,7 +220,7 @@ def _log(
     )
     for c in after.reseeded:
         say(f"class {c} was empty and got the least certain half of the largest class")
-    record = {
+    return {
         "round": after.round,
         "seconds": round(seconds, 3),
         "mean_score": float(own.mean()),
@@ -221,7 +228,6 @@ def _log(
         "particles_per_class": history.counts[-1],
         "resolution_angstrom": best,
     }
-    workdir.append_line(run.output.folder, "log.jsonl", record)
 
 
 def _finish(run: Run, state: RefineState, history: _History) -> None:

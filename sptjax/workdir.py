@@ -204,6 +204,12 @@ def check_resume(
         raise InputError(f"{folder}: cannot resume with other options: {', '.join(differ)}.")
 
 
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove the unfinished files that a killed run left behind."""
+    for path in pathlib.Path(folder).glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 # ---------------------------------------------------------------- rounds
 
 

@@ -344,6 +344,9 @@ def test_a_killed_run_resumes_to_the_same_bits(small, unbroken, rng):
     assert "resuming after round" in said
     assert_same_results(unbroken / "whole_01", unbroken / "killed_01")
     assert not (unbroken / "killed_02").exists()
+    lines = workdir.read_lines(unbroken / "killed_01", "log.jsonl")
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert not list((unbroken / "killed_01").glob(".*.tmp"))
 
 
 def test_resume_with_other_options_is_refused(small, unbroken, monkeypatch):
@@ -352,6 +355,25 @@ def test_resume_with_other_options_is_refused(small, unbroken, monkeypatch):
     with pytest.raises(InputError, match=r"--keep \(was 1.0, is 0.5\), --seed \(was 3, is 4\)"):
         script_runs.call("refinemulti", *options, monkeypatch=monkeypatch)
     assert set(unbroken.rglob("*")) == before
+
+
+def test_resume_for_more_digits_of_rounds_is_refused(small, unbroken, monkeypatch):
+    options = [*resumable(small, unbroken, "whole"), "--resume", "--iter=10"]
+    with pytest.raises(InputError, match=r"--iter=10: the files of .* are numbered for 3 rounds"):
+        script_runs.call("refinemulti", *options, monkeypatch=monkeypatch)
+
+
+def test_a_stack_without_usable_particles_leaves_no_folder(small, tmp_path, monkeypatch):
+    box = script_runs.BOX
+    volumes = np.zeros((4, box, box, box), np.float32)
+    volumes[0, 3, 4, 5] = 1
+    io.write_hdf(tmp_path / "flat.hdf", volumes, script_runs.APIX)
+    options = [*common(small, tmp_path / "run"), f"--input={tmp_path / 'flat.hdf'}", "--wedge=none"]
+    with pytest.raises(InputError, match="fewer than two particles are usable"):
+        script_runs.call(
+            "refinemulti", *options, f"--ref={small.ref(0)}", "--nref=2", monkeypatch=monkeypatch
+        )
+    assert not (tmp_path / "run_01").exists()
 
 
 @pytest.mark.slow
