@@ -24,3 +24,5 @@ from ._search import prepare as prepare
 from ._search import reference_spectrum as reference_spectrum
 from ._search import refine_candidates as refine_candidates
 from ._search import stack_tables as stack_tables
+from ._symmetry_align import align_to_symmetry as align_to_symmetry
+from ._symmetry_align import best_symmetry_copy as best_symmetry_copy

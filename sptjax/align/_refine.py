@@ -6,6 +6,8 @@ reference is eliminated, so the metric is that of the normalised model. A step i
 the score rises; trip counts are fixed, so shapes are static.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
@@ -120,6 +122,17 @@ def refine_pose(
 
     def evaluate(rotation: Array, shift: Array) -> LocalModel:
         return local_model(table, data, weight, vectors, rotation, shift, box)
+
+    return climb(evaluate, rotation, shift, steps)
+
+
+def climb(
+    evaluate: Callable[[Array, Array], LocalModel],
+    rotation: Float[Array, "3 3"],
+    shift: Float[Array, "3"],
+    steps: int,
+) -> tuple[Float[Array, "3 3"], Float[Array, "3"], Float[Array, ""]]:
+    """Levenberg-Marquardt on any score of a rotation and a shift, given its local models."""
 
     def body(_: int, state: tuple) -> tuple:
         rotation, shift, model, damping = state
