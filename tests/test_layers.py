@@ -16,8 +16,8 @@ FLOORS = {
     " tilt_series",
     "1b": "io",
     "2": "score average resolution phantom simulate transfer particles processors averagers"
-    " comparators",
-    "3": "align",
+    " comparators _pipeline",
+    "3": "align preprocess",
     "4": "halves calibration classify refinement bootstrap",
     "5": "outputs runner console workdir plots",
 }
@@ -35,6 +35,7 @@ SAME_FLOOR = {
     "transfer": {"score"},
     "particles": {"score"},
     "processors": {"resolution"},
+    "_pipeline": {"processors"},
     "refinement": {"halves", "classify"},
     "outputs": {"plots"},
     "runner": {"outputs", "workdir"},
