@@ -224,6 +224,25 @@ def _divided(
     return _to_map(_on_half_grid(lax.complex(*parts)[None], inside, box)[0], box)
 
 
+def shifted(sums: FourierSums, shifts: Float[Array, "g 3"]) -> FourierSums:
+    """Sums whose averages are translated by ``shifts`` (x, y, z), voxels."""
+    moved = _shifted(sums.numerator, shifts, _inside_nyquist(sums.numerator.shape[1]))
+    return FourierSums(moved, sums.weight, sums.count)
+
+
+@jax.jit
+def _shifted(numerators, shifts, inside):
+    box = numerators.shape[1]
+    points = _frequencies(inside, box)
+
+    def one(item):
+        values, shift = item
+        cos, sin = _shift_phase(points, shift, box)
+        return values.reshape(-1)[inside] * lax.complex(cos, sin)
+
+    return _on_half_grid(lax.map(one, (numerators, shifts)), inside, box)
+
+
 def symmetrise(
     sums: FourierSums,
     operators: Float[Array, "m 3 3"] | np.ndarray,

@@ -1,0 +1,268 @@
+"""From posed particles to class averages: one pass over the raw stack.
+
+Every average exists three times: of its even particles, of its odd ones, of all. Averages by
+known sampling (``mean.tomo``) and plain means are Fourier sums, from which filtered references
+are made with regard to how well every frequency was sampled; the other averagers work on the
+rotated volumes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float
+
+from . import average, fourier, processors, resample
+from ._chunk import padded_batches
+from ._types import Pose, Volume, Volumes
+from .averagers import Averager, Mean, MeanTomo
+from .particles import Sampling, Stack
+from .processors import Processor
+from .symmetry import Symmetry
+
+Progress = Callable[[Iterable, str], Iterable]
+
+
+@dataclasses.dataclass(frozen=True)
+class Averaging:
+    """What the averaging options resolve to."""
+
+    averager: Averager = MeanTomo()
+    before: tuple[Processor, ...] = ()  # applied to every aligned particle (preavgproc1, 2)
+    break_symmetry: bool = False  # averages are not symmetrised
+
+
+@dataclasses.dataclass(frozen=True)
+class Assigned:
+    """Particles with the pose, class and weight that they are averaged with."""
+
+    indices: np.ndarray  # [n] into the stack
+    rotation: np.ndarray  # [n, 3, 3]
+    shift: np.ndarray  # [n, 3]
+    classes: np.ndarray  # [n]
+    weight: np.ndarray  # [n]
+
+
+class Averages(Protocol):
+    """Averages of ``c`` classes."""
+
+    def halves(self) -> Float[Array, "c 2 z y x"]:
+        """Of the even and the odd particles."""
+        ...
+
+    def merged(self) -> Volumes:
+        """Of all particles."""
+        ...
+
+    def filtered(self, noise_to_signal: Float[Array, "c s"]) -> Volumes:
+        """Wiener-filtered averages of all particles."""
+        ...
+
+    def filtered_halves(self, noise_to_signal: Float[Array, "c s"]) -> Float[Array, "c 2 z y x"]:
+        """Wiener-filtered averages of the halves."""
+        ...
+
+    def moved(self, shifts: np.ndarray) -> "Averages":
+        """Translated by ``[c, 2, 3]`` voxels (x, y, z), class by class and half by half."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FourierAverages:
+    """Averages as Fourier sums, group ``2 * class + half``."""
+
+    sums: average.FourierSums
+
+    @property
+    def _box(self) -> int:
+        return self.sums.numerator.shape[1]
+
+    def _all(self) -> average.FourierSums:
+        return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]).sum(1), self.sums)
+
+    def halves(self) -> Float[Array, "c 2 z y x"]:
+        """Of the even and the odd particles."""
+        return average.finish(self.sums).reshape(-1, 2, *(self._box,) * 3)
+
+    def merged(self) -> Volumes:
+        """Of all particles."""
+        return average.finish(self._all())
+
+    def filtered(self, noise_to_signal: Float[Array, "c s"]) -> Volumes:
+        """Wiener-filtered with the sampling of every frequency (see :func:`average.finish`)."""
+        return average.finish(self._all(), noise_to_signal=noise_to_signal)
+
+    def filtered_halves(self, noise_to_signal: Float[Array, "c s"]) -> Float[Array, "c 2 z y x"]:
+        """Likewise, half by half."""
+        ratio = jnp.repeat(noise_to_signal, 2, 0)
+        maps = average.finish(self.sums, noise_to_signal=ratio)
+        return maps.reshape(-1, 2, *(self._box,) * 3)
+
+    def moved(self, shifts: np.ndarray) -> "FourierAverages":
+        """Translated by phases."""
+        return FourierAverages(average.shifted(self.sums, jnp.asarray(shifts.reshape(-1, 3))))
+
+
+@dataclasses.dataclass(frozen=True)
+class RealAverages:
+    """Averages as volumes, ``[c, 3, z, y, x]``: even, odd, all."""
+
+    maps: Float[Array, "c 3 z y x"]
+
+    def halves(self) -> Float[Array, "c 2 z y x"]:
+        """Of the even and the odd particles."""
+        return self.maps[:, :2]
+
+    def merged(self) -> Volumes:
+        """Of all particles."""
+        return self.maps[:, 2]
+
+    def filtered(self, noise_to_signal: Float[Array, "c s"]) -> Volumes:
+        """Wiener-filtered, shell by shell."""
+        return jax.vmap(fourier.radial_filter)(self.maps[:, 2], 1 / (1 + noise_to_signal))
+
+    def filtered_halves(self, noise_to_signal: Float[Array, "c s"]) -> Float[Array, "c 2 z y x"]:
+        """Likewise, half by half."""
+        gain = 1 / (1 + noise_to_signal)
+        return jax.vmap(jax.vmap(fourier.radial_filter, (0, None)))(self.maps[:, :2], gain)
+
+    def moved(self, shifts: np.ndarray) -> "RealAverages":
+        """Translated by interpolation; the average of all moves by the mean of the halves."""
+        three = jnp.asarray(np.concatenate([shifts, shifts.mean(1, keepdims=True)], 1))
+        pose = lambda t: Pose(jnp.eye(3), t)  # noqa: E731
+        move = jax.vmap(jax.vmap(lambda v, t: resample.transform(v, pose(t))))
+        return RealAverages(move(self.maps, three))
+
+
+def average_classes(
+    stack: Stack,
+    sampling: Sampling,
+    assigned: Assigned,
+    symmetries: tuple[Symmetry, ...],
+    settings: Averaging,
+    apix: float,
+    *,
+    batch: int = 16,
+    progress: Progress = lambda items, _: items,
+) -> Averages:
+    """Average the particles of every class and half, symmetrised unless told otherwise.
+
+    Args:
+        stack: raw particles.
+        sampling: of the particles.
+        assigned: who is averaged where, and how.
+        symmetries: one per class.
+        settings: the averager and what comes before it.
+        apix: voxel size, angstrom.
+        batch: volumes in memory at a time.
+        progress: wraps the iteration over batches.
+    """
+    averager = settings.averager
+    by_sums = averager.by_known_sampling or (isinstance(averager, Mean) and not averager.ignore0)
+    batches = list(padded_batches(np.arange(len(assigned.indices)), batch))
+    batches = progress(batches, "averaging")
+    if by_sums:
+        sums = _fourier_sums(stack, sampling, assigned, len(symmetries), settings, apix, batches)
+        if not settings.break_symmetry:
+            sums = _symmetrised_sums(sums, symmetries)
+        return FourierAverages(sums)
+    maps = _real_maps(stack, sampling, assigned, len(symmetries), settings, apix, batches)
+    if not settings.break_symmetry:
+        maps = jnp.stack([_symmetrised_maps(m, s) for m, s in zip(maps, symmetries)])
+    return RealAverages(maps)
+
+
+def _fourier_sums(stack, sampling, assigned, n_classes, settings, apix, batches):
+    sums = average.empty(stack.box, 2 * n_classes)
+    for rows, real in batches:
+        volumes, grids, pose = _read(stack, sampling, assigned, rows)
+        half = assigned.indices[rows] % 2
+        group = np.where(np.arange(len(rows)) < real, 2 * assigned.classes[rows] + half, -1)
+        if settings.before:
+            volumes = aligned_volumes(volumes, pose, settings.before, apix)
+            grids = _turned(grids, pose.rotation)
+            pose = Pose(jnp.broadcast_to(jnp.eye(3), pose.rotation.shape), 0 * pose.shift)
+        seen = grids if settings.averager.by_known_sampling else None
+        weight = jnp.asarray(assigned.weight[rows])
+        sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, seen)
+    return sums
+
+
+def _real_maps(stack, sampling, assigned, n_classes, settings, apix, batches):
+    averager = settings.averager
+    state = averager.start(stack.box, 3 * n_classes)
+    for rows, real in batches:
+        volumes, _, pose = _read(stack, sampling, assigned, rows)
+        volumes = aligned_volumes(volumes, pose, settings.before, apix)
+        first, half = 3 * assigned.classes[rows], assigned.indices[rows] % 2
+        here = np.arange(len(rows)) < real
+        weight = jnp.asarray(assigned.weight[rows])
+        for group in (first + half, first + 2):
+            state = averager.add(state, volumes, jnp.asarray(np.where(here, group, -1)), weight)
+    return averager.finish(state).reshape(n_classes, 3, *(stack.box,) * 3)
+
+
+def _read(stack, sampling, assigned, rows):
+    """Particles times their sampling, the sampling, and the poses of a batch."""
+    indices = assigned.indices[rows]
+    grids = jnp.asarray(sampling.grids(indices))
+    volumes = jnp.asarray(stack.read(indices))
+    if not sampling.premultiplied:
+        volumes = average.apply_sampling(volumes, grids)
+    pose = Pose(jnp.asarray(assigned.rotation[rows]), jnp.asarray(assigned.shift[rows]))
+    return volumes, grids, pose
+
+
+@eqx.filter_jit
+def aligned_volumes(
+    volumes: Volumes, pose: Pose, before: tuple[Processor, ...], apix: float
+) -> Volumes:
+    """Particles in the reference frame, processed; one after the other."""
+
+    def one(item: tuple[Volume, Pose]) -> Volume:
+        volume, own = item
+        return processors.apply(before, resample.transform(volume, own), apix)
+
+    return jax.lax.map(one, (volumes, pose))
+
+
+@jax.jit
+def _turned(grids: Array, rotation: Float[Array, "n 3 3"]) -> Volumes:
+    """Sampling grids in the reference frame, ``W(R^T q)``."""
+    box = grids.shape[-1]
+    axis = jnp.arange(box, dtype=jnp.float32) - box // 2
+    z, y, x = jnp.meshgrid(axis, axis, axis, indexing="ij")
+
+    def one(item: tuple[Array | None, Array]) -> Array:
+        own, turn = item
+        rows = [turn[0, i] * x + turn[1, i] * y + turn[2, i] * z + box // 2 for i in (2, 1, 0)]
+        return map_coordinates(grids if own is None else own, rows, order=1)
+
+    return jax.lax.map(one, (None if grids.ndim == 3 else grids, rotation))
+
+
+def _symmetrised_sums(
+    sums: average.FourierSums, symmetries: tuple[Symmetry, ...]
+) -> average.FourierSums:
+    if all(len(s) == 1 for s in symmetries):
+        return sums
+    parts = []
+    for c, symmetry in enumerate(symmetries):
+        part = jax.tree.map(lambda x, c=c: x[2 * c : 2 * c + 2], sums)
+        parts.append(average.symmetrise(part, symmetry.operators, symmetry.shifts))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def _symmetrised_maps(maps: Volumes, symmetry: Symmetry) -> Volumes:
+    if len(symmetry) == 1:
+        return maps
+    copies = [
+        jax.vmap(lambda v, r=r, t=t: resample.transform(v, Pose(r, t)))(maps)
+        for r, t in zip(np.asarray(symmetry.operators), np.asarray(symmetry.shifts))
+    ]
+    return jnp.mean(jnp.stack(copies), 0)
