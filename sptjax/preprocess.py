@@ -173,7 +173,7 @@ def mean_power(stack: Stack, indices: np.ndarray, batch: int = 16) -> Float[Arra
         InputError: none of the particles is usable.
     """
     total, count = 0.0, 0.0
-    for part, real in padded_batches(np.asarray(indices), min(batch, len(indices))):
+    for part, real in padded_batches(np.asarray(indices), min(batch, max(len(indices), 1))):
         volumes = stack.read(part)
         counted = (check_volumes(volumes) == Status.OK) & (np.arange(len(part)) < real)
         power = _power_sum(jnp.asarray(volumes), jnp.asarray(counted))

@@ -305,6 +305,7 @@ def test_a_pipeline_that_does_nothing_is_left_out(noisy):
         {"clip": BOX},
         {"shrink": 2},
         {"mask_volume": np.ones((BOX,) * 3)},
+        {"mask_volume": 2 * np.ones((BOX,) * 3)},
         {"mask": step("mask.sharp:outer_radius=5")},
         {"normalise": step("normalize")},
         {"threshold": step("normalize")},
@@ -343,12 +344,9 @@ def test_long_reads_are_cut_into_batches(rng):
 def test_what_is_wrong_with_a_particle_shows_in_its_copy(noisy):
     volumes = np.concatenate([noisy, noisy[:1]])
     volumes[1] = 7.0  # the mask alone would look like a particle
-    volumes[2, 3, 4, 5] = np.nan  # a threshold would hide it
+    volumes[2, 12, 12, 12] = np.nan  # a threshold would hide it
     pipeline = Pipeline(
-        mask=step("mask.soft:outer_radius=5"),
-        normalise=step("normalize"),
-        threshold=step("threshold.belowtozero:minval=0"),
-        shrink=2,
+        mask=step("mask.sharp:outer_radius=9"), threshold=step("threshold.binary:value=1"), shrink=2
     )
     stack = prepare_stack(Memory(volumes), pipeline, APIX)
     grid = np.ones((BOX,) * 3, np.float32)
@@ -431,8 +429,8 @@ def test_sampling_of_each_particle_is_read_lazily(rng):
 
 
 def test_references_take_the_power_of_the_particles(noisy):
-    bad = np.concatenate([noisy, np.full_like(noisy, 2.0), noisy])
-    bad[6:, 0, 0, 0] = np.inf
+    bad = np.concatenate([np.full_like(noisy, 2.0), noisy, noisy])
+    bad[3:6, 0, 0, 0] = np.inf
     power = np.asarray(mean_power(Memory(bad), np.arange(9), batch=4))
     wanted = np.mean([np.asarray(radial_power(jnp.asarray(v))) for v in noisy], 0)
     np.testing.assert_allclose(power, wanted, rtol=1e-4)
@@ -452,7 +450,7 @@ def test_matching_leaves_the_solvent_level():
     power = np.asarray(radial_power(jnp.asarray(3 * reference))).copy()
     power[0] = 0
     matched = np.asarray(match_spectra(jnp.asarray(reference)[None], jnp.asarray(power)))[0]
-    np.testing.assert_allclose(matched, 3 * reference, atol=0.05 * 3 * reference.max())
+    np.testing.assert_allclose(matched, 3 * reference, atol=0.01 * 3 * reference.max())
 
 
 def test_automask_holds_the_molecule(rng):
@@ -526,3 +524,5 @@ def test_foreign_boxes_are_refused(noisy):
         prepared_sampling(Sampling(None, Memory(noisy)), Pipeline(shrink=2), 32)
     with pytest.raises(InputError, match="usable"):
         mean_power(Memory(np.zeros((2, 12, 12, 12))), np.arange(2))
+    with pytest.raises(InputError, match="none of 0"):
+        mean_power(Memory(noisy), np.arange(0))
