@@ -23,6 +23,7 @@ import numpy as np
 from sptjax._errors import InputError
 
 from ._hdf_attributes import read_attributes
+from ._mapping import Mapping, native
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _IMAGES = "MDF/images"
@@ -73,10 +74,10 @@ class HdfReader:
         of the whole stack appear as ``Group.<name>``; IMOD's pixel spacing among them
         sets ``apix_x``, ``apix_y`` and ``apix_z``.
         """
-        dataset = self._dataset(index)
-        raw = read_attributes(dataset.parent if self._eman else dataset)
+        dataset = self.dataset(index)
+        raw = read_attributes(dataset.parent if self.eman else dataset)
         header = {name.removeprefix("EMAN."): value for name, value in raw.items()}
-        if self._eman:
+        if self.eman:
             for name, value in read_attributes(dataset.parent.parent).items():
                 if name != "imageid_max":
                     header[f"Group.{name.removeprefix('Group.')}"] = value
@@ -129,9 +130,39 @@ class HdfReader:
             out[target] = self._read(index, tuple(slice(a, b) for a, b in inside))
         return out
 
+    def read_part(self, index: int, region: tuple[slice, ...]) -> np.ndarray:
+        """A part of image `index`: float32, or plain integers of at most 16 bits.
+
+        Args:
+            index: Number of the image.
+            region: Slices of its leading axes, in range.
+        """
+        return self._read(index, region, plain=True)
+
+    def mapping(self, index: int) -> Mapping | None:
+        """How image `index` is compressed to integers; None if it is not."""
+        if not self.eman:
+            return None
+        attributes = self.dataset(index).parent.attrs
+        names = [f"EMAN.stored_render{name}" for name in ("bits", "min", "max")]
+        if not all(name in attributes for name in names):
+            return None
+        bits, low, high = (np.asarray(attributes[name]).reshape(-1)[0] for name in names)
+        return Mapping(int(bits), np.float32(low), np.float32(high)) if bits > 0 else None
+
+    def dataset(self, index: int) -> h5py.Dataset:
+        """What is stored of image `index`."""
+        return h5py.Dataset(self._open_image(index))
+
     @property
-    def _eman(self) -> bool:
+    def eman(self) -> bool:
+        """Whether the file has EMAN2's own layout."""
         return self._layout == _IMAGES
+
+    @property
+    def images(self) -> h5py.Group:
+        """The group of all images in EMAN2's own layout."""
+        return h5py.Group(h5py.h5g.open(self._file.id, _IMAGES.encode()))
 
     @property
     def _first_axis(self) -> int:
@@ -145,7 +176,7 @@ class HdfReader:
         """Low-level handle of the dataset which holds image `index`."""
         if not 0 <= index < self._count:
             raise InputError(f"{self.path} holds {self._count} images; there is no image {index}.")
-        where = f"{_IMAGES}/{index}/image" if self._eman else self._layout.removesuffix("[]")
+        where = f"{_IMAGES}/{index}/image" if self.eman else self._layout.removesuffix("[]")
         try:
             dataset = h5py.h5d.open(self._file.id, (where or str(index)).encode())
             kind = dataset.get_type().get_class()
@@ -155,11 +186,8 @@ class HdfReader:
             raise InputError(f"{self._name(index)} does not hold real numbers.")
         return dataset
 
-    def _dataset(self, index: int) -> h5py.Dataset:
-        return h5py.Dataset(self._open_image(index))
-
-    def _read(self, index: int, region: tuple[slice, ...]) -> np.ndarray:
-        dataset = self._dataset(index)
+    def _read(self, index: int, region: tuple[slice, ...], *, plain: bool = False) -> np.ndarray:
+        dataset = self.dataset(index)
         where = (index, *region) if self._first_axis else region
         try:
             values = dataset[where]
@@ -168,17 +196,15 @@ class HdfReader:
                 f"{self._name(index)} cannot be read (damaged file or unknown compression)."
             ) from error
         values = np.asarray(values)
-        restored = self._restore(index, values) if self._eman else None
-        return values.astype(np.float32, copy=False) if restored is None else restored
+        restored = self._restore(index, values)
+        if restored is not None:
+            return restored
+        return native(values) if plain else values.astype(np.float32, copy=False)
 
     def _restore(self, index: int, codes: np.ndarray) -> np.ndarray | None:
         """Densities of integer-compressed codes; None if the image is not compressed."""
-        attributes = self._dataset(index).parent.attrs
-        names = [f"EMAN.stored_render{name}" for name in ("bits", "min", "max")]
-        if not all(name in attributes for name in names):
-            return None
-        bits, low, high = (np.asarray(attributes[name]).reshape(-1)[0] for name in names)
-        if bits <= 0:
+        found = self.mapping(index)
+        if found is None:
             return None
         if codes.dtype.kind == "i":
             warnings.warn(
@@ -186,7 +212,7 @@ class HdfReader:
                 " restores half a range too low; the values are restored the same way.",
                 stacklevel=4,
             )
-        return restore_codes(codes, int(bits), np.float32(low), np.float32(high))
+        return restore_codes(codes, found.bits, found.low, found.high)
 
 
 def restore_codes(codes: np.ndarray, bits: int, low: np.float32, high: np.float32) -> np.ndarray:

@@ -19,7 +19,7 @@ from ._atomic import atomic_path
 from ._hdf_attributes import write_attribute
 
 # Never copied from a header: they describe the stored array, which is written anew.
-_DERIVED = frozenset(
+DERIVED = frozenset(
     "nx ny nz datatype is_complex is_complex_x is_complex_ri changecount all_int minimum maximum"
     " mean sigma square_sum mean_nonzero sigma_nonzero apix_x apix_y apix_z origin_x origin_y"
     " origin_z HostEndian ImageEndian render_min render_max render_bits render_compress_level"
@@ -61,6 +61,27 @@ def statistics(image: np.ndarray) -> dict[str, Any]:
         return result | {"all_int": int(np.array_equal(image, np.floor(image)))}
 
 
+def new_hdf(path: str | os.PathLike[str]) -> h5py.File:
+    """Create a file in the oldest format, which every program reads."""
+    return h5py.File(path, "w", libver=("earliest", "v110"), locking=False)
+
+
+def array_items(
+    shape: tuple[int, int, int], datatype: int, numbers: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Header items that describe a stored array.
+
+    Args:
+        shape: ``(nz, ny, nx)``.
+        datatype: EMAN2's number of its type: 2 bytes, 4 unsigned short, 7 float.
+        numbers: its statistics.
+    """
+    nz, ny, nx = shape
+    items: dict[str, Any] = {"nx": nx, "ny": ny, "nz": nz, "datatype": datatype}
+    items |= dict.fromkeys(("is_complex", "is_complex_x", "is_complex_ri"), 0)
+    return items | dict(numbers) | {"HostEndian": "little", "ImageEndian": "big"}
+
+
 class HdfWriter:
     """Stream images into a new HDF stack; the file appears when the block ends.
 
@@ -88,8 +109,7 @@ class HdfWriter:
     def __enter__(self) -> "HdfWriter":
         with ExitStack() as stack:
             temporary = stack.enter_context(atomic_path(self.path))
-            file = h5py.File(temporary, "w", libver=("earliest", "v110"), locking=False)
-            self._images = stack.enter_context(file).create_group("MDF/images")
+            self._images = stack.enter_context(new_hdf(temporary)).create_group("MDF/images")
             self._cleanup = stack.pop_all()
         return self
 
@@ -143,13 +163,9 @@ class HdfWriter:
         self, pixels: np.ndarray, shape: tuple[int, int, int], header: dict[str, Any]
     ) -> dict[str, Any]:
         """Every header item of an image: ours, then the caller's."""
-        nz, ny, nx = shape
-        items: dict[str, Any] = {"nx": nx, "ny": ny, "nz": nz, "datatype": 7, "changecount": 0}
-        items |= dict.fromkeys(("is_complex", "is_complex_x", "is_complex_ri"), 0)
+        items = array_items(shape, 7, statistics(pixels)) | {"changecount": 0}
         items |= dict.fromkeys(("apix_x", "apix_y", "apix_z"), np.float32(self.apix))
         for name in ("origin_x", "origin_y", "origin_z"):
             items[name] = np.float32(header.get(name, 0.0))
-        items |= statistics(pixels)
-        items |= {"HostEndian": "little", "ImageEndian": "big"}
         items |= {"source_path": str(self.path), "source_n": self._count}
-        return items | {name: item for name, item in header.items() if name not in _DERIVED}
+        return items | {name: item for name, item in header.items() if name not in DERIVED}

@@ -12,6 +12,7 @@ import numpy as np
 from sptjax._errors import InputError
 
 from ._atomic import atomic_path
+from ._mapping import native
 
 _HEADER_BYTES = 512
 _BIG_ENDIAN = (0, 3, 5)  # OS-9, SGI and Mac; 1, 2, 4 and 6 (PC) are little-endian
@@ -77,9 +78,18 @@ class EmReader:
 
     def read(self, index: int) -> np.ndarray:
         """The volume as float32."""
+        return self.read_part(index, ()).astype(np.float32, copy=False)
+
+    def read_part(self, index: int, region: tuple[slice, ...]) -> np.ndarray:
+        """A part of the volume: float32, or integers of at most 16 bits.
+
+        Args:
+            index: 0.
+            region: Slices of the leading axes.
+        """
         shape = self.shape(index)
         data = np.memmap(self.path, self._dtype, "r", offset=_HEADER_BYTES, shape=shape)
-        return np.array(data, np.float32)
+        return native(data[region])
 
 
 def write_em(path: str | os.PathLike[str], volume: np.ndarray) -> None:

@@ -9,9 +9,9 @@ any        space group 401 … 630                 ``nz / mz`` volumes
 other      otherwise                             one volume (one image if ``nz = 1``)
 ========== ===================================== ==========================================
 
-Modes 0 (signed, unless IMOD's flags say unsigned), 1, 2, 6 and 12. Axes stored in another
-order than x, y, z (``mapc``, ``mapr``, ``maps``) are transposed to ``[z, y, x]``. Files may be
-compressed by gzip or bzip2: these are read whole, and checked for completeness then.
+Modes 0 (signed, unless IMOD's flags say unsigned), 1, 2, 6, 12 and 101 (4 bits). Axes stored in
+another order than x, y, z (``mapc``, ``mapr``, ``maps``) are transposed to ``[z, y, x]``. Files may
+be compressed by gzip or bzip2: these are read whole, and checked for completeness then.
 """
 
 import bz2
@@ -22,7 +22,7 @@ import os
 import pathlib
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import mrcfile
@@ -33,9 +33,11 @@ from mrcfile.utils import data_dtype_from_header, spacegroup_is_volume_stack
 from sptjax._errors import InputError
 
 from ._atomic import atomic_path
+from ._mapping import native
 
 _HEADER_BYTES = 1024
 _NSYMBT = 92  # byte where the header says how long its extension is
+_HALF_BYTES = 101  # the mode of two 4-bit values in a byte, the first one in the low bits
 _IMOD_STAMP = 1146047817
 _COMPRESSED = (".gz", ".bz2")
 _OPENERS: Mapping[str, Callable[..., Any]] = {"": open, "gzip": gzip.open, "bzip2": bz2.open}
@@ -48,18 +50,24 @@ class MrcReader:
 
     Args:
         path: The file.
+        split: Every section is an image, whatever the table says.
+        unsigned: Bytes go from 0 to 255, whatever the header says.
 
     Raises:
         InputError: The file is missing, truncated, not MRC, or has no real values.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(
+        self, path: str | os.PathLike[str], *, split: bool = False, unsigned: bool = False
+    ):
         self.path = pathlib.Path(path)
         self._fields, self._dtype, self._compression = _read_header(self.path)
+        if unsigned and self._dtype == np.int8:
+            self._dtype = np.dtype(np.uint8)
         self._data: np.ndarray | None = None
-        self._sections, self._rank = _arrangement(self.path, self._fields)
+        self._sections, self._rank = (1, 2) if split else _arrangement(self.path, self._fields)
         if not self._compression:
-            needed = self._offset + self._dtype.itemsize * math.prod(self._stored)
+            needed = self._offset + self._dtype.itemsize * math.prod(self._packed)
             size = self.path.stat().st_size
             if size < needed:
                 raise InputError(
@@ -90,6 +98,16 @@ class MrcReader:
         return nz, ny, nx
 
     @property
+    def _packed(self) -> tuple[int, int, int]:
+        """The same, counted in items of the file: two values are in a byte of mode 101."""
+        nz, ny, nx = self._stored
+        return (nz, ny, -(-nx // 2)) if self._halves else (nz, ny, nx)
+
+    @property
+    def _halves(self) -> bool:
+        return int(self._fields["mode"]) == _HALF_BYTES
+
+    @property
     def _order(self) -> tuple[int, ...]:
         """Transposition that brings a stored volume to ``[z, y, x]``."""
         axes = [int(self._fields[name]) for name in ("maps", "mapr", "mapc")]
@@ -117,6 +135,9 @@ class MrcReader:
             result[f"MRC.m{axis}"] = sampling
         for name in ("mode", "mapc", "mapr", "maps", "ispg", "nsymbt"):
             result[f"MRC.{name}"] = int(fields[name])
+        for number in range(min(max(int(fields["nlabl"]), 0), 10)):
+            text = bytes(fields["label"][number]).decode("ascii", "replace").replace("\0", " ")
+            result[f"MRC.label{number}"] = text.rstrip()
         for name, ours in (("dmin", "minimum"), ("dmax", "maximum"), ("dmean", "mean")):
             result[f"MRC.{ours}"] = float(fields[name])
         return result
@@ -128,29 +149,39 @@ class MrcReader:
 
     def read(self, index: int) -> np.ndarray:
         """Image `index` as float32; only its part of the file is read."""
+        return self.read_part(index, ()).astype(np.float32, copy=False)
+
+    def read_part(self, index: int, region: tuple[slice, ...]) -> np.ndarray:
+        """A part of image `index`: float32, or integers of at most 16 bits.
+
+        Args:
+            index: Number of the image.
+            region: Slices of its leading axes.
+        """
         self._check(index)
         first = index * self._sections
         if self._data is None:
             self._data = self._whole() if self._compression else self._mapped()
-        image = self._data[first : first + self._sections].astype(np.float32)
-        if self._rank == 2:
-            return image[0]
-        return np.ascontiguousarray(image.transpose(self._order))
+        image = self._data[first : first + self._sections]
+        if self._halves:
+            return _half_bytes(image, self._rank, self._order, region, self._stored[2])
+        image = image[0] if self._rank == 2 else image.transpose(self._order)
+        return native(image[region])
 
     def _check(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise InputError(f"{self.path} holds {len(self)} images; there is no image {index}.")
 
     def _mapped(self) -> np.ndarray:
-        return np.memmap(self.path, self._dtype, "r", offset=self._offset, shape=self._stored)
+        return np.memmap(self.path, self._dtype, "r", offset=self._offset, shape=self._packed)
 
     def _whole(self) -> np.ndarray:
         """All values of a compressed file."""
-        count = math.prod(self._stored)
+        count = math.prod(self._packed)
         try:
             with _OPENERS[self._compression](self.path, "rb") as stream:
                 raw = stream.read(self._offset + count * self._dtype.itemsize)
-            return np.frombuffer(raw, self._dtype, count, self._offset).reshape(self._stored)
+            return np.frombuffer(raw, self._dtype, count, self._offset).reshape(self._packed)
         except _DAMAGE as error:
             raise InputError(f"The file {self.path} is truncated or damaged.") from error
 
@@ -176,6 +207,8 @@ def _read_header(path: pathlib.Path) -> tuple[Any, np.dtype, str]:
     sizes = [int(fields[name]) for name in ("nx", "ny", "nz")]
     if not all(0 < size < _MAX_AXIS for size in sizes) or int(fields["nsymbt"]) < 0:
         raise InputError(f"The file {path} is not an MRC file (its header makes no sense).")
+    if int(fields["mode"]) == _HALF_BYTES:
+        return fields, np.dtype(np.uint8), compression
     try:
         dtype = np.dtype(data_dtype_from_header(fields))
     except ValueError:
@@ -185,6 +218,17 @@ def _read_header(path: pathlib.Path) -> tuple[Any, np.dtype, str]:
     if dtype == np.int8 and _unsigned_bytes(fields):
         dtype = np.dtype(np.uint8)
     return fields, dtype, compression
+
+
+def _half_bytes(
+    image: np.ndarray, rank: int, order: tuple[int, ...], region: tuple[slice, ...], nx: int
+) -> np.ndarray:
+    """A part of an image of 4-bit values; only whole rows are unpacked if axes are in order."""
+    plain = order == tuple(range(rank)) and len(region) < rank
+    packed = image[0] if rank == 2 else image
+    packed = np.asarray(packed[region] if plain else packed)
+    values = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)[..., :nx]
+    return native(values if plain else values.transpose(order)[region])
 
 
 def _compression(path: pathlib.Path) -> str:
@@ -260,17 +304,59 @@ def write_mrc(
             f"Cannot write {path}: an array of shape {pixels.shape} and type {pixels.dtype} is"
             " no map."
         )
-    items = dict(header or {})
     with atomic_path(target) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # values that are not finite
         with mrcfile.new(temporary) as file:
             file.set_data(np.ascontiguousarray(pixels, np.float32))
             if pixels.ndim == 3:
                 file.set_volume()
-            file.voxel_size = apix
+            _describe(file, apix, header or {})
+
+
+def write_mrc_parts(
+    path: str | os.PathLike[str],
+    shape: tuple[int, ...],
+    parts: Iterable[tuple[tuple[int | slice, ...], np.ndarray]],
+    apix: float,
+    header: Mapping[str, Any] | None = None,
+    *,
+    images: bool = False,
+) -> None:
+    """Write a float32 MRC file (mode 2) part by part, atomically.
+
+    Args:
+        path: The file to create or replace.
+        shape: ``[z, y, x]``, ``[y, x]`` or ``[n, z, y, x]``.
+        parts: Where a part lies and its values; together they cover the shape.
+        apix: Voxel size in angstrom.
+        header: As in :func:`write_mrc`.
+        images: ``z`` counts images, not sections of a volume.
+    """
+    least, most, total, squares = np.inf, -np.inf, 0.0, 0.0
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with mrcfile.new_mmap(temporary, shape, mrc_mode=2) as file:
+            data: Any = file.data
+            for place, values in parts:
+                data[place] = values
+                least, most = min(least, values.min()), max(most, values.max())
+                total += values.sum(dtype=np.float64)
+                squares += np.square(values, dtype=np.float64).sum()
+            if len(shape) == 3:
+                (file.set_image_stack if images else file.set_volume)()
+            _describe(file, apix, header or {})
             fields: Any = file.header
-            for axis in "xyz":
-                fields[f"n{axis}start"] = int(items.get(f"MRC.n{axis}start", 0))
-                fields["origin"][axis] = float(items.get(f"origin_{axis}", 0.0))
-            fields["nlabl"] = 1
-            fields["label"][0] = b"written by sptjax"
+            mean = total / math.prod(shape)
+            fields["dmin"], fields["dmax"], fields["dmean"] = least, most, mean
+            fields["rms"] = math.sqrt(max(squares / math.prod(shape) - mean**2, 0.0))
+
+
+def _describe(file: Any, apix: float, items: Mapping[str, Any]) -> None:
+    """Voxel size, origin and label."""
+    file.voxel_size = apix
+    fields: Any = file.header
+    for axis in "xyz":
+        fields[f"n{axis}start"] = int(items.get(f"MRC.n{axis}start", 0))
+        fields["origin"][axis] = float(items.get(f"origin_{axis}", 0.0))
+    fields["nlabl"] = 1
+    fields["label"][0] = b"written by sptjax"

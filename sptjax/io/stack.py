@@ -16,28 +16,59 @@ from ._hdf_reader import HDF5_MAGIC, HdfReader
 from .em import EmReader
 from .lst import read_lst
 from .mrc import MrcReader
+from .spider import SpiderReader
+from .tiff import TiffReader
 
 Spec = str | os.PathLike[str]
 
-_READERS: Mapping[str, Callable[[pathlib.Path], "_Reader"]] = {
+_READERS: Mapping[str, Callable[[pathlib.Path], "Reader"]] = {
     **dict.fromkeys((".hdf", ".h5", ".hdf5", ".hd5"), HdfReader),
     **dict.fromkeys((".mrc", ".mrcs", ".map", ".rec", ".ccp4", ".st", ".ali"), MrcReader),
+    **dict.fromkeys((".tif", ".tiff"), TiffReader),
+    **dict.fromkeys((".spi", ".spider"), SpiderReader),
     ".em": EmReader,
 }
+_MAGICS: Sequence[tuple[bytes, int, Callable[[pathlib.Path], "Reader"]]] = (
+    (HDF5_MAGIC, 0, HdfReader),
+    (b"II*\0", 0, TiffReader),
+    (b"MM\0*", 0, TiffReader),
+    (b"MAP ", 208, MrcReader),
+)
+_SNIFF = 212
 _ONE = re.compile(r"(?P<path>.+)[:@](?P<index>\d+)$", re.DOTALL)
 _APIX_TOLERANCE = 0.01
 
 
-class _Reader(Protocol):
+class Reader(Protocol):
     """What every format offers."""
 
     def __len__(self) -> int: ...
-    def __enter__(self) -> "_Reader": ...
+    def __enter__(self) -> "Reader": ...
     def __exit__(self, *exception) -> None: ...
-    def shape(self, index: int) -> tuple[int, ...]: ...
-    def header(self, index: int) -> dict[str, Any]: ...
-    def apix(self, index: int) -> float | None: ...
-    def read(self, index: int) -> np.ndarray: ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Shape of one image."""
+        ...
+
+    def header(self, index: int) -> dict[str, Any]:
+        """Header of one image under EMAN2's names."""
+        ...
+
+    def apix(self, index: int) -> float | None:
+        """Voxel size in angstrom, None if the file does not tell."""
+        ...
+
+    def read(self, index: int) -> np.ndarray:
+        """One image as float32."""
+        ...
+
+    def read_part(self, index: int, region: tuple[slice, ...]) -> np.ndarray:
+        """A part of one image: float32, or integers of at most 16 bits."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +145,7 @@ class Stack:
         return self._files[file], int(image)
 
 
-def open_reader(path: Spec) -> _Reader:
+def open_reader(path: Spec) -> Reader:
     """The reader for a file, by its extension or, failing that, its first bytes.
 
     Args:
@@ -133,8 +164,10 @@ def open_reader(path: Spec) -> _Reader:
     if not where.is_file():
         raise InputError(f"The file {where} does not exist.")
     with open(where, "rb") as raw:
-        if raw.read(len(HDF5_MAGIC)) == HDF5_MAGIC:
-            return HdfReader(where)
+        start = raw.read(_SNIFF)
+    for magic, place, kind in _MAGICS:
+        if start[place : place + len(magic)] == magic:
+            return kind(where)
     raise InputError(
         f"The format of {where} is not known by its extension; known are"
         f" {', '.join(sorted(_READERS))} and .lst."
