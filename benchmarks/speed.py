@@ -31,8 +31,8 @@ from sptjax import orientations
 from sptjax._errors import InputError
 from sptjax.align import AlignmentSettings, Found, align_particles
 from sptjax.calibration import calibrate
+from sptjax.comparators import CCCTomoThresh, Matched
 from sptjax.phantom import phantom
-from sptjax.score import Comparator
 
 _N = flags.DEFINE_integer("n", 64, "particles", lower_bound=4)
 _BOX = flags.DEFINE_integer("box", 64, "voxels")
@@ -141,12 +141,12 @@ def measure(snr: float) -> tuple[list[dict], list[dict]]:
     planted = plant(map_[None], _N.value, snr, SHIFT, apix=None, seed=SEED.value)
     volumes, rows = planted.stack.volumes, np.arange(_N.value)
     particles, calls, calibrations = planted.load(), {}, {}
-    for comparator in (Comparator.MATCHED, Comparator.CCC):
+    for label, comparator in (("matched", Matched()), ("ccc.tomo.thresh", CCCTomoThresh())):
         settings = AlignmentSettings(search_vox=SEARCH, comparator=comparator)
         calibrate(particles, map_[None], C1, settings)
         begun = time.perf_counter()
         found = calibrate(particles, map_[None], C1, settings)
-        name = f"sptjax {comparator.value}"
+        name = f"sptjax {label}"
         calibrations[name] = time.perf_counter() - begun
 
         def ours(settings=settings, found=found):

@@ -21,9 +21,9 @@ from .align import (
     make_plan,
     stack_tables,
 )
+from .comparators import Matched
 from .particles import Particles
 from .resample import SliceTable
-from .score import Comparator
 from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -64,10 +64,10 @@ def calibrate(
     usable = particles.usable
     references = np.asarray(references, np.float32)
     flat = np.ones(references.shape[-1] // 2 + 1, np.float32)
-    if settings.comparator is not Comparator.MATCHED or len(usable) < 4:
+    if not isinstance(settings.comparator, Matched) or len(usable) < 4:
         return Calibration(references, flat, flat, 0.0, 0)
     rows = usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)]
-    pilot = dataclasses.replace(settings, aligner=RotateTranslate3DTree(), fine=None, peaks=None)
+    pilot = AlignmentSettings(search_vox=settings.search_vox, apix=settings.apix)
     if settings.search_vox is None and settings.aligner is not None:
         own = getattr(settings.aligner, "search", None) or getattr(
             settings.aligner, "maxshift", None

@@ -68,8 +68,14 @@ def uniform(delta_deg: float, symmetry: Symmetry | None = None) -> OrientationSe
     return _with_tables(kept, delta_deg, group, max_tilt_deg=tilt)
 
 
-def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) -> OrientationSet:
-    """EMAN2's orientation generator "eman" with ``inc_mirror=1``, times all phi.
+def eman(
+    delta_deg: float,
+    dphi_deg: float,
+    symmetry: Symmetry | None = None,
+    *,
+    phi_deg: tuple[float, float] = (0.0, 360.0),
+) -> OrientationSet:
+    """EMAN2's orientation generator "eman" with ``inc_mirror=1``, times phi in a range.
 
     EMAN2 lists rotations ``g = (az, alt, phi)`` that turn the *reference* into the
     particle's orientation; the entries here are their transposes, in EMAN2's order (phi
@@ -84,7 +90,9 @@ def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) ->
     delta, dphi = _checked(delta_deg, "delta"), _checked(dphi_deg, "dphi")
     _check_count(round(720 / np.pi / delta * 180 / delta * 360 / dphi), delta)
     az, alt = _eman_directions(delta, symmetry).T
-    phi = _counter(dphi, 360.0, inclusive=False)
+    phi = _counter(dphi, phi_deg[1], inclusive=False, start=phi_deg[0])
+    if not len(phi):
+        raise InputError(f"phi from {phi_deg[0]:g} up to {phi_deg[1]:g} degrees: none.")
     angles = np.stack(np.broadcast_arrays(az[:, None], alt[:, None], phi[None]), axis=-1)
     # EMAN's matrix is the inverse of the intrinsic z, x, z turns: its transpose is those turns
     rotations = Rotation.from_euler("ZXZ", angles.reshape(-1, 3), degrees=True)
@@ -92,6 +100,52 @@ def eman(delta_deg: float, dphi_deg: float, symmetry: Symmetry | None = None) ->
         rotations = Rotation.from_euler("ZX", [90, _ICOS_5_TO_2], degrees=True).inv() * rotations
     tilt = _max_tilt_deg(symmetry)
     return _with_tables(rotations, delta_deg, _group(symmetry), max_tilt_deg=tilt)
+
+
+def eman_spacing_deg(directions: int, symmetry: Symmetry | None = None) -> float:
+    """The ``delta`` at which EMAN2's generator "eman" comes nearest to so many directions."""
+    if directions < 1:
+        raise InputError(f"n={directions}: at least one direction is needed.")
+    fine, coarse = 0.5, 180.0
+    for _ in range(30):  # the count falls with delta, but for small jumps
+        middle = (fine * coarse) ** 0.5
+        if len(_eman_directions(middle, symmetry)) > directions:
+            fine = middle
+        else:
+            coarse = middle
+    far = [abs(len(_eman_directions(x, symmetry)) - directions) for x in (fine, coarse)]
+    return fine if far[0] < far[1] else coarse
+
+
+def euler_grid(
+    az_deg: tuple[float, float, float],
+    alt_deg: tuple[float, float, float],
+    phi_deg: tuple[float, float, float],
+) -> OrientationSet:
+    """All combinations of EMAN's angles (EMAN2 ``rotate_translate_3d_grid``), phi fastest.
+
+    Particle -> reference rotations by ``(az, alt, phi)``, which crowd at the poles.
+
+    Args:
+        az_deg: first, last (excluded) and step.
+        alt_deg: first, last (included) and step.
+        phi_deg: first, last (excluded) and step.
+
+    Raises:
+        InputError: a step is not in (0, 180], a range is empty, or more than 4 million rotations.
+    """
+    count, axes = 1.0, []
+    for name, (start, stop, step) in (("az", az_deg), ("alt", alt_deg), ("phi", phi_deg)):
+        count *= max((stop - start) / _checked(step, f"d{name}"), 1)
+        _check_count(round(min(count, 1e9)), step)
+        axes.append(_counter(step, stop, inclusive=name == "alt", start=start))
+        if not len(axes[-1]):
+            raise InputError(f"{name} from {start:g} to {stop:g} degrees: none.")
+    alt, az, phi = np.meshgrid(axes[1], axes[0], axes[2], indexing="ij")
+    angles = np.stack([az, alt, phi], axis=-1).reshape(-1, 3)
+    rotations = Rotation.from_euler("ZXZ", angles, degrees=True).inv()
+    step = max(az_deg[2], alt_deg[2], phi_deg[2])
+    return _with_tables(rotations, step, _group(None))
 
 
 def local(range_deg: float, delta_deg: float) -> OrientationSet:

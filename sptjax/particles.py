@@ -18,10 +18,12 @@ from jaxtyping import Array, Float, Int
 from . import fourier
 from ._chunk import padded_batches
 from ._types import Status
+from .comparators import Comparator, Matched
 from .noise import noise_power
-from .score import Comparator, Observations, observe
+from .score import Observations, observe
 
 Progress = Callable[[Iterable, str], Iterable]
+WHOLE = (0.0, np.inf)  # no limits of frequency
 
 
 class Stack(Protocol):
@@ -83,16 +85,48 @@ class Particles:
         return np.flatnonzero(self.status == Status.OK)
 
     def observations(
-        self, indices: np.ndarray, comparator: Comparator, size: int | None = None
+        self,
+        indices: np.ndarray,
+        comparator: Comparator,
+        size: int | None = None,
+        *,
+        apix: float = 1.0,
+        band: tuple[float, float] = WHOLE,
     ) -> Observations:
-        """Whitened observations of a batch, of the first ``size`` frequencies."""
+        """Whitened observations of a batch, of the first ``size`` frequencies.
+
+        Args:
+            indices: which particles.
+            comparator: whose weights to whiten by; the noise power if ``matched``.
+            size: how many frequencies; all of them if None.
+            apix: voxel size of the particles, angstrom, for a comparator's limits of resolution.
+            band: first and last ``|k|`` that counts, Fourier pixels.
+        """
         sampling = self.sampling if len(self.sampling) == 1 else self.sampling[indices]
         return _observe(
             jnp.asarray(self.coefficients[indices, :size]),
             jnp.asarray(sampling[:, :size]),
-            jnp.asarray(self.noise[:size]),
-            comparator,
+            jnp.asarray(self.whitening(comparator, apix, band)[:size]),
+            unit_norm=not isinstance(comparator, Matched),
         )
+
+    def whitening(
+        self, comparator: Comparator, apix: float = 1.0, band: tuple[float, float] = WHOLE
+    ) -> np.ndarray:
+        """What a comparator divides power by, ``[K]``; infinite where it does not look.
+
+        The noise for ``matched``, the inverse of the weights of other correlations, and 1 for
+        comparators that are no correlations.
+        """
+        matched = isinstance(comparator, Matched)
+        if matched and band == WHOLE:
+            return self.noise
+        radius = np.linalg.norm(self.vectors, axis=1).astype(np.float32)
+        weight = comparator.linear_weight(jnp.asarray(radius), self.box, apix)
+        weight = np.ones_like(radius) if weight is None else np.asarray(weight)
+        inside = (weight > 0) & (radius >= band[0] - 1e-4) & (radius <= band[1] + 1e-4)
+        noise = self.noise if matched else 1 / np.where(weight > 0, weight, 1)
+        return np.where(inside, noise, np.inf).astype(np.float32)
 
     def with_noise_share(self, share: np.ndarray) -> "Particles":
         """The same particles with the signal taken out of their noise power.
@@ -112,10 +146,11 @@ class Particles:
         noise = np.where(seen, part * mixed, 1.0).astype(np.float32)
         return dataclasses.replace(self, noise=noise)
 
-    def mean_weight(self, comparator: Comparator) -> np.ndarray:
-        """Mean squared observation weight on the half ball, ``[K]``."""
-        noise = self.noise if comparator is Comparator.MATCHED else np.ones_like(self.noise)
-        return self.sampling.mean(0) / noise
+    def mean_weight(
+        self, comparator: Comparator, apix: float = 1.0, band: tuple[float, float] = WHOLE
+    ) -> np.ndarray:
+        """Mean squared observation weight on the half ball, ``[K]``; as :meth:`observations`."""
+        return self.sampling.mean(0) / self.whitening(comparator, apix, band)
 
 
 _observe = eqx.filter_jit(observe)

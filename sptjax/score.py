@@ -13,8 +13,6 @@ is a log-likelihood ratio. With white noise and data scaled to unit norm it is t
 wedge-constrained cross-correlation coefficient (EMAN2 ``ccc.tomo.thresh`` with a known wedge).
 """
 
-import enum
-
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
@@ -23,13 +21,6 @@ from jaxtyping import Array, Complex, Float
 from .resample import SliceTable, rotated_axes, sample_axes
 
 TINY = 1e-30
-
-
-class Comparator(enum.Enum):
-    """What the score is measured in."""
-
-    MATCHED = "matched"  # standard deviations of the noise
-    CCC = "ccc.tomo.thresh"  # wedge-constrained correlation coefficient, white noise
 
 
 class Observations(eqx.Module):
@@ -43,22 +34,27 @@ def observe(
     coefficients: Complex[Array, "n k"],
     sampling: Float[Array, "#n k"],
     noise: Float[Array, " k"],
-    comparator: Comparator = Comparator.MATCHED,
+    *,
+    unit_norm: bool = False,
 ) -> Observations:
     """Whiten particle coefficients.
+
+    A score is a correlation with a weight ``u(k)`` per frequency (a comparator's
+    ``linear_weight``) if ``noise`` is ``1 / u`` and the norm is 1.
 
     Args:
         coefficients: centred half-ball coefficients, multiplied by their sampling.
         sampling: wedge (0 or 1) or sum of CTF^2 >= 0, one row or one per particle.
-        noise: noise power per unit of sampling, > 0 wherever something is sampled.
-        comparator: ``CCC`` ignores ``noise`` and scales every particle to unit norm.
+        noise: noise power per unit of sampling, > 0 wherever something is sampled; a frequency
+            whose noise is infinite does not count.
+        unit_norm: scale every particle to unit norm.
     """
-    power = noise[None, :] if comparator is Comparator.MATCHED else jnp.ones_like(noise)[None, :]
+    power = noise[None, :]
     seen = sampling > 0
     scale = jnp.where(seen, lax.rsqrt(jnp.where(seen, power * sampling, 1.0)), 0.0)
     weight = jnp.where(seen, jnp.sqrt(jnp.where(seen, sampling / power, 1.0)), 0.0)
     data = coefficients * scale.astype(coefficients.dtype)
-    if comparator is Comparator.CCC:
+    if unit_norm:
         norm = lax.rsqrt(2 * jnp.sum(jnp.abs(data) ** 2, 1, keepdims=True) + TINY)
         data = data * norm.astype(data.dtype)
     return Observations(data, weight)

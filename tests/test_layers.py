@@ -16,10 +16,11 @@ FLOORS = {
     " tilt_series",
     "1b": "io",
     "2": "score average resolution phantom simulate transfer particles processors averagers"
-    " comparators _pipeline",
-    "3": "align preprocess",
-    "4": "halves calibration classify refinement bootstrap",
-    "5": "outputs runner console workdir plots",
+    " comparators _pipeline selection fidelity",
+    "3": "align preprocess averaging",
+    "4": "halves calibration classify bootstrap centring copies state",
+    "5": "references measure refinement",
+    "6": "outputs products runner console workdir plots",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
@@ -33,12 +34,13 @@ SAME_FLOOR = {
     "tilt_series": {"wedge"},
     "simulate": {"phantom"},
     "transfer": {"score"},
-    "particles": {"score"},
+    "particles": {"score", "comparators"},
     "processors": {"resolution"},
     "_pipeline": {"processors"},
-    "refinement": {"halves", "classify"},
+    "refinement": {"references", "measure"},
     "outputs": {"plots"},
-    "runner": {"outputs", "workdir"},
+    "products": {"outputs"},
+    "runner": {"outputs", "products", "workdir"},
 }
 
 

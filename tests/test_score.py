@@ -10,7 +10,7 @@ from oracles import score as oracle
 from sptjax import fourier, resample, rotation, simulate
 from sptjax._types import Pose
 from sptjax.align._refine import local_model, split_observation
-from sptjax.score import Comparator, Observations, observe, score, slice_reference
+from sptjax.score import Observations, observe, score, slice_reference
 
 BOX, KMAX = 24, 9
 VECTORS = fourier.half_ball(KMAX)
@@ -73,11 +73,11 @@ def test_ccc_is_the_correlation_of_the_sampled_part(reference, rng):
     sampling, noise = samplings()["binary"], noises(rng)["white"]
     signal = sampling * oracle.model(reference, VECTORS, TURN, SHIFT)
     data = (signal + draw(rng, sampling, noise, 1)).astype("c8")
-    ignored = jnp.asarray(noises(rng)["coloured"])
+    ones = jnp.ones(len(VECTORS), jnp.float32)
 
     def ccc(coefficients):
         given = jnp.asarray(coefficients, jnp.complex64)
-        seen = observe(given, jnp.asarray(sampling), ignored, Comparator.CCC)
+        seen = observe(given, jnp.asarray(sampling), ones, unit_norm=True)
         return float(scored(table_of(reference, 2), seen, WAVE, TURN, SHIFT, BOX))
 
     want = oracle.ccc(reference, data[0], sampling[0], VECTORS, TURN, SHIFT)
@@ -93,7 +93,7 @@ def test_particle_frame_shift_and_rotation_are_those_of_the_pose(reference):
     particle = jax.jit(resample.transform)(reference, rotation.invert(pose))
     data = fourier.ball_coefficients(particle[None], jnp.asarray(VECTORS))
     ones = jnp.ones((1, len(VECTORS)), jnp.float32)
-    seen = observe(data, ones, ones[0], Comparator.CCC)
+    seen = observe(data, ones, ones[0], unit_norm=True)
     table = table_of(reference, 2)
     best = float(scored(table, seen, WAVE, TURN, -TURN.T @ shift, BOX))
     assert best == pytest.approx(1, abs=1e-4)
@@ -120,8 +120,8 @@ def test_rows_of_sampling_belong_to_their_particles(reference, rng):
         assert float(got) == pytest.approx(want, abs=1e-2)
 
 
-@pytest.mark.parametrize("comparator", list(Comparator))
-def test_what_lies_outside_the_wedge_does_not_count(reference, comparator, rng):
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_what_lies_outside_the_wedge_does_not_count(reference, unit_norm, rng):
     sampling, noise = samplings()["soft"], noises(rng)["coloured"]
     data = draw(rng, sampling, noise, 1)
     table, values = table_of(reference, 2), []
@@ -131,10 +131,22 @@ def test_what_lies_outside_the_wedge_does_not_count(reference, comparator, rng):
             jnp.asarray(data + outside, jnp.complex64),
             jnp.asarray(sampling),
             jnp.asarray(np.where(sampling[0] == 0, 1 + extra, noise), jnp.float32),
-            comparator,
+            unit_norm=unit_norm,
         )
         values.append(float(scored(table, seen, WAVE, TURN, SHIFT, BOX)))
     assert values[0] == values[1]
+
+
+def test_frequencies_of_infinite_noise_do_not_count(reference, rng):
+    """A band of a correlation: the oracle over the frequencies that are left."""
+    sampling, noise = samplings()["soft"], noises(rng)["coloured"]
+    data = draw(rng, sampling, noise, 1).astype("c8")
+    inside = np.linalg.norm(VECTORS, axis=1) < 6
+    power = jnp.asarray(np.where(inside, noise, np.inf), jnp.float32)
+    seen = observe(jnp.asarray(data), jnp.asarray(sampling), power)
+    got = scored(table_of(reference, 2), seen, WAVE, TURN, SHIFT, BOX)
+    rest = (data[0, inside], sampling[0, inside], noise[inside], VECTORS[inside])
+    assert float(got) == pytest.approx(oracle.matched(reference, *rest, TURN, SHIFT), abs=1e-2)
 
 
 # ---------------------------------------------------------------- noise

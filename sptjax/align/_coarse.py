@@ -44,7 +44,7 @@ def coarse_scores(
         Scores ``[n, c, q]``.
     """
     n, k = observations.data.shape
-    rows = _phased_rows(observations, vectors, shifts, box).astype(dtype).reshape(-1, 2 * k)
+    rows = phased_rows(observations, vectors, shifts, box).astype(dtype).reshape(-1, 2 * k)
     power = observations.weight**2
 
     axes = vectors.T
@@ -55,8 +55,8 @@ def coarse_scores(
         def one_chunk(turns: Array) -> Array:
             real, imag = jax.vmap(lambda r: sample_axes(table, rotated_axes(axes, r)))(turns)
             columns = jnp.concatenate([real, imag], -1).astype(dtype)
-            norm = _dot(power, real * real + imag * imag)
-            product = _dot(rows, columns).reshape(n, -1, turns.shape[0])
+            norm = dot(power, real * real + imag * imag)
+            product = dot(rows, columns).reshape(n, -1, turns.shape[0])
             return (product.max(1) * (jnp.sqrt(2.0) * lax.rsqrt(norm + TINY))).T
 
         return map_chunked(one_chunk, rotations, chunk).T
@@ -79,12 +79,12 @@ def best_shifts(
 
     def one_particle(args: tuple) -> Array:
         data, w, turns = args
-        rows = _phased_rows(Observations(data[None], w[None]), vectors, shifts, box)[0]
+        rows = phased_rows(Observations(data[None], w[None]), vectors, shifts, box)[0]
 
         def one_reference(real: Array, imag: Array, turns: Array) -> Array:
             table = SliceTable(real, imag, tables.half, tables.pad, tables.order)
             slices = jax.vmap(lambda r: sample_axes(table, rotated_axes(axes, r)))(turns)
-            product = _dot(rows, jnp.concatenate(slices, -1))
+            product = dot(rows, jnp.concatenate(slices, -1))
             return shifts[product.argmax(0)]
 
         return jax.vmap(one_reference)(tables.real, tables.imag, turns)
@@ -92,7 +92,7 @@ def best_shifts(
     return lax.map(one_particle, (observations.data, weight, rotations))
 
 
-def _phased_rows(
+def phased_rows(
     observations: Observations,
     vectors: Float[Array, "k 3"],
     shifts: Float[Array, "t 3"],
@@ -106,7 +106,7 @@ def _phased_rows(
     return jnp.concatenate([moved.real, moved.imag], -1)
 
 
-def _dot(rows: Array, columns: Array) -> Array:
+def dot(rows: Array, columns: Array) -> Array:
     """``rows @ columns.T`` with float32 sums."""
     return lax.dot_general(
         rows, columns, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32

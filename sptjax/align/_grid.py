@@ -6,6 +6,8 @@ is what a list of rotations and a shift range can give, at the price of one tran
 for every particle, reference and rotation.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from .._chunk import batch_size, map_chunked
 from .._errors import InputError
 from .._types import Alignment
 from ..resample import SliceTable, rotated_axes, sample_axes
+from ..rotation import rotate
 from ..score import TINY, Observations
 from ._coarse import distinct_maxima
 from ._search import cut
@@ -33,7 +36,14 @@ class _Correlator(eqx.Module):
     vectors: Float[Array, "3 k"]
     source: Int[Array, "v"]  # entry of the half ball at every voxel of the half grid, or k
     box: int = eqx.field(static=True)
-    window: int = eqx.field(static=True)  # shifts per axis
+    reach: tuple[int, int, int] = eqx.field(static=True)  # of the shifts along x, y and z
+
+    def places(self, index: Int[Array, "..."]) -> Float[Array, "... 3"]:
+        """Shifts (x, y, z) of flat indices into the window."""
+        axes = jnp.unravel_index(index, tuple(2 * half + 1 for half in self.reach[::-1]))
+        return jnp.stack(axes[::-1], -1).astype(jnp.float32) - jnp.asarray(
+            self.reach, jnp.float32
+        ).reshape((1,) * index.ndim + (3,))
 
 
 @eqx.filter_jit
@@ -44,7 +54,7 @@ def grid_search(
     rotations: Float[Array, "q 3 3"],
     *,
     box: int,
-    max_shift_vox: int,
+    max_shift_vox: int | tuple[int, int, int],
     keep: int,
     neighbours: Int[Array, "q m"] | None = None,
 ) -> Alignment:
@@ -59,7 +69,8 @@ def grid_search(
         vectors: the band, (kx, ky, kz), ``|k| <= box / 2``.
         rotations: particle to reference.
         box: edge of the particle box.
-        max_shift_vox: shifts ``s = -R^T t`` are whole voxels within this on every axis.
+        max_shift_vox: shifts ``s = -R^T t`` are whole voxels within this on every axis, or
+            within these along x, y and z.
         keep: poses returned per particle and reference, at most ``q``.
         neighbours: nearest entries of every rotation; if given, only local maxima of the score
             over the rotations count, so that the poses returned are distinct.
@@ -70,8 +81,6 @@ def grid_search(
     Raises:
         InputError: the window of shifts is larger than the box.
     """
-    if not 0 <= 2 * max_shift_vox < box:
-        raise InputError(f"Shifts of up to {max_shift_vox} voxels do not fit a box of {box}.")
     correlator = _correlator(cut(observations, len(vectors)), vectors, box, max_shift_vox)
     keep = min(keep, rotations.shape[0])
 
@@ -84,17 +93,55 @@ def grid_search(
     found = lax.map(one_reference, (tables.real, tables.imag))
     score, turn, move = (jnp.swapaxes(x, 0, 1) for x in found)
     rotation = rotations[turn]
-    axes = jnp.unravel_index(move, (correlator.window,) * 3)
-    shift = jnp.stack(axes[::-1], -1).astype(jnp.float32) - max_shift_vox
-    back = -jnp.einsum("...ij,...j->...i", rotation, shift, precision=lax.Precision.HIGHEST)
-    return Alignment(rotation, back, score)
+    return Alignment(rotation, -rotate(rotation, correlator.places(move)), score)
+
+
+@eqx.filter_jit
+def shift_search(
+    tables: SliceTable,
+    observations: Observations,
+    vectors: Int[Array, "k 3"],
+    rotation: Float[Array, "n c 3 3"],
+    *,
+    box: int,
+    max_shift_vox: int | tuple[int, int, int],
+) -> Alignment:
+    """Best whole-voxel shift of every particle and reference at its one rotation, ``[n, c, 1]``.
+
+    Arguments otherwise as :func:`grid_search`.
+    """
+    correlator = _correlator(cut(observations, len(vectors)), vectors, box, max_shift_vox)
+    power = jnp.broadcast_to(correlator.power, correlator.data.shape)
+
+    def one_reference(args: tuple) -> tuple[Array, Array]:
+        real, imag, turns = args
+        table = SliceTable(real, imag, tables.half, tables.pad, tables.order)
+
+        def one_particle(args: tuple) -> tuple[Array, Array]:
+            data, power, turn = args
+            alone = dataclasses.replace(correlator, data=data[None], power=power[None])
+            score, move = _chunk_scores(alone, table, turn[None])
+            return score[0], move[0]
+
+        return lax.map(one_particle, (correlator.data, power, turns))
+
+    found = lax.map(one_reference, (tables.real, tables.imag, jnp.swapaxes(rotation, 0, 1)))
+    score, move = (jnp.swapaxes(x, 0, 1) for x in found)
+    turns = rotation[:, :, None]
+    return Alignment(turns, -rotate(turns, correlator.places(move)), score)
 
 
 def _correlator(
-    observations: Observations, vectors: Int[Array, "k 3"], box: int, max_shift_vox: int
+    observations: Observations,
+    vectors: Int[Array, "k 3"],
+    box: int,
+    max_shift_vox: int | tuple[int, int, int],
 ) -> _Correlator:
+    rx, ry, rz = max_shift_vox if isinstance(max_shift_vox, tuple) else (max_shift_vox,) * 3
+    if not all(0 <= 2 * half < box for half in (rx, ry, rz)):
+        raise InputError(f"Shifts of up to {max_shift_vox} voxels do not fit a box of {box}.")
     wave = vectors.astype(jnp.float32)
-    angle = (-2 * jnp.pi * max_shift_vox / box) * wave.sum(-1)
+    angle = (-2 * jnp.pi / box) * (rx * wave[:, 0] + ry * wave[:, 1] + rz * wave[:, 2])
     phase = lax.complex(jnp.cos(angle), jnp.sin(angle))
     size = wave.shape[0]
     kx, ky, kz = vectors.T
@@ -102,7 +149,7 @@ def _correlator(
     source = jnp.full(box * box * (box // 2 + 1), size).at[place].set(jnp.arange(size))
     weight = observations.weight
     data = observations.data * weight.astype(phase.dtype) * phase[None]
-    return _Correlator(data, weight * weight, wave.T, source, box, 2 * max_shift_vox + 1)
+    return _Correlator(data, weight * weight, wave.T, source, box, (rx, ry, rz))
 
 
 def _chunk_scores(
@@ -127,7 +174,8 @@ def _chunk_scores(
 
 def _correlate(correlator: _Correlator, product: Complex[Array, "b k"]) -> Float[Array, "b z y x"]:
     """Inverse transform of half balls on the grid of the box, cut to the window of shifts."""
-    box, window = correlator.box, correlator.window
+    box = correlator.box
+    x, y, z = (2 * half + 1 for half in correlator.reach)
     half = product.at[:, correlator.source].get(mode="fill", fill_value=0)
     half = half.reshape(-1, box, box, box // 2 + 1)
     # the planes kx = 0 and kx = n/2 hold both of a Friedel pair, the half ball one
@@ -135,7 +183,7 @@ def _correlate(correlator: _Correlator, product: Complex[Array, "b k"]) -> Float
         one = half[..., plane]
         other = jnp.roll(jnp.flip(one, (-2, -1)), 1, (-2, -1)).conj()
         half = half.at[..., plane].set(one + other)
-    return fourier.irfftn(half, box)[:, :window, :window, :window]
+    return fourier.irfftn(half, box)[:, :z, :y, :x]
 
 
 def _best(

@@ -31,7 +31,8 @@ class SearchPlan:
     coarse_k: int  # band of the exhaustive search, Fourier pixels
     delta_deg: float  # spacing of its rotations
     shift_step_vox: float
-    max_shift_vox: float  # half width of the allowed cube, particle frame
+    # half width of the allowed cube, particle frame; or of the box, along x, y and z
+    max_shift_vox: float | tuple[float, float, float]
     candidates: int
     stages: tuple[Stage, ...]
     distinct_deg: float  # candidates closer than this are one
@@ -43,21 +44,51 @@ class SearchPlan:
         """Largest band of any stage."""
         return max([self.coarse_k, *(stage.kmax for stage in self.stages)])
 
+    @property
+    def half_widths(self) -> tuple[float, float, float]:
+        """How far shifts may reach along x, y and z."""
+        return half_widths(self.max_shift_vox)
+
+    @property
+    def free(self) -> tuple[bool, ...] | None:
+        """Which of the six parameters of a pose may change; None for all."""
+        return free_parameters(self.half_widths)
+
     def shifts(self) -> np.ndarray:
         """Coarse shift grid, float32 ``[t, 3]`` in voxels."""
         return shift_grid(self.max_shift_vox, self.shift_step_vox)
 
 
-def shift_grid(max_shift_vox: float, step_vox: float) -> np.ndarray:
-    """Cube of shifts with at most the given step that reaches the bound, float32 ``[t, 3]``.
+def half_widths(max_shift_vox: float | tuple[float, float, float]) -> tuple[float, float, float]:
+    """One number for all three axes, or three."""
+    if isinstance(max_shift_vox, tuple):
+        return max_shift_vox
+    return (max_shift_vox, max_shift_vox, max_shift_vox)
+
+
+def free_parameters(
+    half_widths: tuple[float, float, float], *, turns: bool = True
+) -> tuple[bool, ...] | None:
+    """Whether each of three turns and three shifts may change; None if all may."""
+    free = (turns,) * 3 + tuple(half > 0 for half in half_widths)
+    return None if all(free) else free
+
+
+def shift_grid(max_shift_vox: float | tuple[float, float, float], step_vox: float) -> np.ndarray:
+    """Cube (or box) of shifts with at most the given step, to the bound, float32 ``[t, 3]``.
 
     The corners, further from the centre than the faces by more than half, are left out: local
     refinement reaches into them.
     """
-    m = int(np.ceil(max_shift_vox / step_vox - 1e-6)) if max_shift_vox > 0 else 0
-    axis = np.linspace(-max_shift_vox, max_shift_vox, 2 * m + 1) if m else np.zeros(1)
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
-    near = np.linalg.norm(grid, axis=1) <= 1.3 * max_shift_vox + 1e-6
+
+    def axis(half: float) -> np.ndarray:
+        m = int(np.ceil(half / step_vox - 1e-6)) if half > 0 else 0
+        return np.linspace(-half, half, 2 * m + 1) if m else np.zeros(1)
+
+    halves = np.asarray(half_widths(max_shift_vox), np.float64)
+    x, y, z = (axis(half) for half in halves)
+    grid = np.stack(np.meshgrid(x, y, z, indexing="ij"), -1).reshape(-1, 3)
+    near = np.linalg.norm(grid / np.maximum(halves, 1e-9), axis=1) <= 1.3 + 1e-6
     return grid[near].astype(np.float32)
 
 
@@ -103,11 +134,10 @@ def plan_search(
     *,
     box: int,
     radius_vox: float,
-    max_shift_vox: float,
+    max_shift_vox: float | tuple[float, float, float],
     expected_score: float,
     phase_rad: float = 1.2,
     delta_deg: float | None = None,
-    candidates: int | None = None,
     keep: int = 1,
     group_order: float = 1,
     work: float = WORK,
@@ -119,13 +149,12 @@ def plan_search(
             square of ``expected_score``.
         box: edge of the particle box.
         radius_vox: particle radius.
-        max_shift_vox: half width of the allowed cube of shifts.
+        max_shift_vox: half width of the allowed cube of shifts, or of a box along x, y and z.
         expected_score: score that a particle at its right pose is expected to have, in
             standard deviations of the noise.
         phase_rad: phase change at the particle's edge and the band's end over half a grid step.
         delta_deg: spacing of the rotations; chosen from the band if not given.
-        candidates: grid maxima that enter refinement; chosen from the score if not given.
-        keep: poses returned per reference.
+        keep: poses returned per reference, from at least twice as many candidates if several.
         group_order: the symmetry's redundancy, which divides the rotations to search.
         work: bound on the operations of the exhaustive search; the band narrows to meet it.
     """
@@ -148,9 +177,8 @@ def plan_search(
 
     while coarse_k > 4 and cost(coarse_k) > work:
         coarse_k -= 1
-    if candidates is None:
-        clear = score[coarse_k] / DETECTABLE
-        candidates = 12 if clear >= 1.5 else 32 if clear >= 1.0 else 96
+    clear = score[coarse_k] / DETECTABLE
+    candidates = 12 if clear >= 1.5 else 32 if clear >= 1.0 else 96
     middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
     bands = sorted({min(k, final_k) for k in (*middle, final_k)})
     keeps = [max(keep, 4, candidates // 8), max(keep, 2, candidates // 24), keep][-len(bands) :]
@@ -160,8 +188,8 @@ def plan_search(
         coarse_k=coarse_k,
         delta_deg=spacing(coarse_k),
         shift_step_vox=box / (2.67 * coarse_k),
-        max_shift_vox=float(max_shift_vox),
-        candidates=max(candidates, keep),
+        max_shift_vox=max_shift_vox,
+        candidates=max(candidates, 2 * keep if keep > 1 else 1),
         stages=stages,
         distinct_deg=spacing(coarse_k) / 3,
     )

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ..resample import SliceTable, rotated_axes, sample_with_gradient
 from ..rotation import exp
@@ -107,6 +108,33 @@ def _solve_positive(matrix: Float[Array, "6 6"], right: Float[Array, "6"]) -> Fl
     return system[:, 6]
 
 
+class Bounds(eqx.Module):
+    """Where a climb may go: so far from a centre."""
+
+    rotation: Float[Array, "*b 3 3"]
+    shift: Float[Array, "*b 3"]
+    min_trace: Float[Array, ""]  # of the rotation from the centre: 1 + 2 cos(angle)
+    reach_vox: Float[Array, "3"]  # along every axis
+
+    @classmethod
+    def around(
+        cls, rotation: Array, shift: Array, angle_deg: float, reach_vox: tuple[float, ...]
+    ) -> "Bounds":
+        """Bounds of an angle (180 for none) and of shifts along x, y and z."""
+        trace = 1 + 2 * np.cos(np.radians(min(angle_deg, 180.0))) - 1e-6
+        return cls(
+            rotation,
+            shift,
+            jnp.asarray(trace, jnp.float32),
+            jnp.asarray(reach_vox, jnp.float32) + 1e-4,
+        )
+
+    def hold(self, rotation: Float[Array, "3 3"], shift: Float[Array, "3"]) -> Bool[Array, ""]:
+        """Whether a pose is inside (of bounds around one centre)."""
+        near = jnp.sum(rotation * self.rotation) >= self.min_trace
+        return near & jnp.all(jnp.abs(shift - self.shift) <= self.reach_vox)
+
+
 def refine_pose(
     table: SliceTable,
     data: Float[Array, "2 k"],
@@ -117,13 +145,36 @@ def refine_pose(
     *,
     box: int,
     steps: int,
+    free: tuple[bool, ...] | None = None,
+    bounds: Bounds | None = None,
 ) -> tuple[Float[Array, "3 3"], Float[Array, "3"], Float[Array, ""]]:
-    """Climb from one pose; returns rotation, shift and score, never worse than the start."""
+    """Climb from one pose; returns rotation, shift and score, never worse than the start.
+
+    Args:
+        table: reference.
+        data: real and imaginary part of the whitened particle.
+        weight: its weight.
+        vectors: half-ball frequencies, rows kx, ky, kz.
+        rotation: particle to reference.
+        shift: ``-R^T t``, voxels.
+        box: edge of the particle box.
+        steps: how many are tried.
+        free: which of three turns (about the reference's axes) and three shifts may change.
+        bounds: steps that leave them are not taken.
+    """
 
     def evaluate(rotation: Array, shift: Array) -> LocalModel:
-        return local_model(table, data, weight, vectors, rotation, shift, box)
+        model = local_model(table, data, weight, vectors, rotation, shift, box)
+        return model if free is None else _held(model, free)
 
-    return climb(evaluate, rotation, shift, steps)
+    return climb(evaluate, rotation, shift, steps, bounds)
+
+
+def _held(model: LocalModel, free: tuple[bool, ...]) -> LocalModel:
+    """A model of the free parameters only: the others do not move."""
+    mask = np.asarray(free, np.float32)
+    kept = model.curvature * (mask[:, None] * mask[None])
+    return LocalModel(model.score, model.gradient * mask, kept)
 
 
 def climb(
@@ -131,6 +182,7 @@ def climb(
     rotation: Float[Array, "3 3"],
     shift: Float[Array, "3"],
     steps: int,
+    bounds: Bounds | None = None,
 ) -> tuple[Float[Array, "3 3"], Float[Array, "3"], Float[Array, ""]]:
     """Levenberg-Marquardt on any score of a rotation and a shift, given its local models."""
 
@@ -141,6 +193,8 @@ def climb(
         moved = shift + step[3:]
         trial = evaluate(turned, moved)
         better = trial.score > model.score
+        if bounds is not None:
+            better &= bounds.hold(turned, moved)
         keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
         model = LocalModel(
             keep(trial.score, model.score),

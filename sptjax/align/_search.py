@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .. import fourier, orientations
 from .._types import Alignment
@@ -20,7 +20,7 @@ from ..score import Observations
 from ..symmetry import Symmetry, within_reach
 from ._coarse import best_shifts, coarse_scores, distinct_maxima
 from ._plan import SearchPlan, Stage
-from ._refine import refine_pose, split_observation
+from ._refine import Bounds, refine_pose, split_observation
 
 
 class Search(eqx.Module):
@@ -62,7 +62,7 @@ def prepare(
     """
     coarse, fine = _tables(jnp.asarray(references, jnp.float32), plan)
     if grid is None:
-        reached = within_reach(symmetry, plan.max_shift_vox)
+        reached = within_reach(symmetry, min(plan.half_widths))
         grid = orientations.uniform(plan.delta_deg, reached)
     # equivalents along a helix differ in their shifts: only equal rotations are one candidate
     same = symmetry.operators if symmetry.helix is None else symmetry.operators[:1]
@@ -92,7 +92,12 @@ def align(search: Search, observations: Observations) -> Alignment:
     rotation, shift, value = coarse_candidates(search, observations)
     for stage in search.plan.stages:
         rotation, shift, value = refine_candidates(
-            search, observations, rotation, shift, stage, dedupe=stage is not search.plan.stages[-1]
+            search,
+            observations,
+            rotation,
+            shift,
+            stage,
+            dedupe=stage.keep > 1 or stage is not search.plan.stages[-1],
         )
     back = -rotate(rotation, shift)
     return Alignment(rotation, back, value)
@@ -136,56 +141,103 @@ def refine_candidates(
     stage: Stage,
     *,
     dedupe: bool = True,
-    reach_vox: float | None = None,
 ) -> tuple[Float[Array, "n c k 3 3"], Float[Array, "n c k 3"], Float[Array, "n c k"]]:
     """Refine all candidates in one band and keep the best distinct ones.
 
-    Candidates that leave the cube of shifts, or move further than ``reach_vox`` from their
-    start, rank behind all others.
+    Candidates that leave the cube of shifts rank behind all others.
     """
     plan = search.plan
+    rotation, shift, value = refine_all(
+        search.fine,
+        observations,
+        search.vectors,
+        rotation,
+        shift,
+        box=plan.box,
+        kmax=stage.kmax,
+        steps=stage.steps,
+        free=plan.free,
+    )
+    limit = np.asarray(plan.half_widths, np.float32) + np.float32(plan.shift_step_vox / 2)
+    inside = (jnp.abs(shift) <= limit.reshape(1, 1, 1, 3)).all(-1)
+    rank = jnp.where(inside, value, value - 1e3)
+    keep = min(stage.keep, rank.shape[2])
+    best = best_distinct(search, rotation, rank, keep) if dedupe else lax.top_k(rank, keep)[1]
+    return take(rotation, best), take(shift, best), take(value, best)
+
+
+def refine_all(
+    tables: SliceTable,
+    observations: Observations,
+    vectors: Int[Array, "k 3"],
+    rotation: Float[Array, "n c m 3 3"],
+    shift: Float[Array, "n c m 3"],
+    *,
+    box: int,
+    kmax: int,
+    steps: int,
+    free: tuple[bool, ...] | None = None,
+    bounds: Bounds | None = None,
+) -> tuple[Float[Array, "n c m 3 3"], Float[Array, "n c m 3"], Float[Array, "n c m"]]:
+    """Climb from every pose in one band: rotations, particle-frame shifts and scores.
+
+    Args:
+        tables: stacked references, ``real`` and ``imag`` ``[c, m]``.
+        observations: particles on a half ball of at least ``kmax``.
+        vectors: frequencies of at least that ball.
+        rotation: particle to reference.
+        shift: ``-R^T t``, voxels.
+        box: edge of the particle box.
+        kmax: the band.
+        steps: see :func:`refine_pose`; 0 only scores.
+        free: likewise.
+        bounds: likewise, one centre for every pose.
+    """
     n, c, m = rotation.shape[:3]
-    size = fourier.half_ball_size(stage.kmax)
+    size = fourier.half_ball_size(kmax)
     data, weight = split_observation(cut(observations, size))
-    vectors = search.vectors[:size].astype(jnp.float32).T
+    wave = vectors[:size].astype(jnp.float32).T
     owner = jnp.repeat(jnp.arange(n), m)
 
     def one_reference(args: tuple) -> tuple:
-        real, imag, turns, moves = args
-        fine = search.fine
-        table = SliceTable(real, imag, fine.half, fine.pad, fine.order)
+        real, imag, *poses = args
+        table = SliceTable(real, imag, tables.half, tables.pad, tables.order)
 
         def one(candidate: tuple) -> tuple:
-            i, turn, move = candidate
+            i, turn, move, *centre = candidate
+            limits = None
+            if bounds is not None:
+                limits = Bounds(centre[0], centre[1], bounds.min_trace, bounds.reach_vox)
             return refine_pose(
-                table, data[i], weight[i], vectors, turn, move, box=plan.box, steps=stage.steps
-            )
+                table, data[i], weight[i], wave, turn, move,
+                box=box, steps=steps, free=free, bounds=limits,
+            )  # fmt: skip
 
-        return lax.map(one, (owner, turns, moves))
+        return lax.map(one, (owner, *poses))
 
     per_reference = lambda x: jnp.moveaxis(x, 1, 0).reshape(c, n * m, *x.shape[3:])  # noqa: E731
-    turns, moves, values = lax.map(
-        one_reference,
-        (search.fine.real, search.fine.imag, per_reference(rotation), per_reference(shift)),
-    )
-    back = lambda x: jnp.moveaxis(x.reshape(c, n, m, *x.shape[2:]), 0, 1)  # noqa: E731
-    start = shift
-    rotation, shift, value = back(turns), back(moves), back(values)
-    inside = (jnp.abs(shift) <= plan.max_shift_vox + plan.shift_step_vox / 2).all(-1)
-    if reach_vox is not None:
-        inside &= (jnp.abs(shift - start) <= reach_vox).all(-1)
-    rank = jnp.where(inside, value, value - 1e3)
-    keep = min(stage.keep, m)
-    if dedupe and m > 1:
-        limit = jnp.cos(jnp.deg2rad(plan.distinct_deg))
-        pick = lambda r, v: _distinct(r, v, search.operators, limit, keep)  # noqa: E731
-        best = jax.vmap(jax.vmap(pick))(rotation, rank)
-    else:
-        best = lax.top_k(rank, keep)[1]
-    take = lambda x: jnp.take_along_axis(  # noqa: E731
-        x, best.reshape(*best.shape, *(1,) * (x.ndim - 3)), 2
-    )
-    return take(rotation), take(shift), take(value)
+    poses = [rotation, shift]
+    if bounds is not None:
+        poses += [bounds.rotation, bounds.shift]
+    out = lax.map(one_reference, (tables.real, tables.imag, *map(per_reference, poses)))
+    turns, moves, values = (jnp.moveaxis(x.reshape(c, n, m, *x.shape[2:]), 0, 1) for x in out)
+    return turns, moves, values
+
+
+def take(values: Array, index: Int[Array, "n c k"]) -> Array:
+    """Entries ``[n, c, k, ...]`` of a list of candidates ``[n, c, m, ...]``."""
+    return jnp.take_along_axis(values, index.reshape(*index.shape, *(1,) * (values.ndim - 3)), 2)
+
+
+def best_distinct(
+    search: Search, rotation: Float[Array, "n c m 3 3"], rank: Float[Array, "n c m"], keep: int
+) -> Int[Array, "n c keep"]:
+    """The best candidates of every particle and reference, copies of better ones last."""
+    if rank.shape[2] == 1:
+        return jnp.zeros(rank.shape, jnp.int32)
+    limit = jnp.cos(jnp.deg2rad(search.plan.distinct_deg))
+    pick = lambda r, v: _distinct(r, v, search.operators, limit, keep)  # noqa: E731
+    return jax.vmap(jax.vmap(pick))(rotation, rank)
 
 
 def _distinct(
@@ -196,12 +248,22 @@ def _distinct(
     keep: int,
 ) -> Int[Array, " keep"]:
     """Indices of the best candidates, those equivalent to a better one last."""
+    order, copy = ranked(rotation, rank, operators, cos_limit)
+    return order[lax.top_k(jnp.where(copy, rank[order] - 1e6, rank[order]), keep)[1]]
+
+
+def ranked(
+    rotation: Float[Array, "m 3 3"],
+    rank: Float[Array, " m"],
+    operators: Float[Array, "g 3 3"],
+    cos_limit: Float[Array, ""],
+) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Candidates from best to worst, and which of them are near or equivalent to a better one."""
     order = jnp.argsort(-rank)
     turned = rotation[order]
     trace = jnp.einsum("gij,ajk,bik->abg", operators, turned, turned).max(-1)
     near = trace > 1 + 2 * cos_limit
-    copy = (near & jnp.tril(jnp.ones(near.shape, bool), -1)).any(-1)
-    return order[lax.top_k(jnp.where(copy, rank[order] - 1e6, rank[order]), keep)[1]]
+    return order, (near & jnp.tril(jnp.ones(near.shape, bool), -1)).any(-1)
 
 
 def cut(observations: Observations, size: int) -> Observations:
