@@ -222,6 +222,38 @@ def margins(margins: np.ndarray, classes: np.ndarray, names: Sequence[str] | Non
     return figure
 
 
+def compression(
+    bits: Sequence[int],
+    ratio: Sequence[float],
+    errors_sigma: Mapping[str, Sequence[float]],
+    fsc: np.ndarray,
+) -> Figure:
+    """Size and error of a compressed image by the number of bits, and its FSC at the bits chosen.
+
+    Args:
+        bits: kept of every value.
+        ratio: how many times smaller than 32-bit floats, per number of bits.
+        errors_sigma: name -> error in standard deviations of the image, likewise.
+        fsc: correlation with the original in equal shells up to half a cycle per voxel.
+    """
+    figure = _figure(10.5, 3.9)
+    left, right = figure.subplots(1, 2)
+    left.plot(bits, ratio, marker="o", markersize=4, label="times smaller", **_style(0))
+    left.set(xlabel="bits", ylabel="times smaller than 32-bit floats", ylim=(0, None))
+    error = left.twinx()
+    for index, (name, values) in enumerate(errors_sigma.items(), 1):
+        left.plot([], [], marker="o", markersize=4, label=name, **_style(index))
+        error.semilogy(bits, np.maximum(values, 1e-9), marker="o", markersize=4, **_style(index))
+    error.set(ylabel="error (standard deviations of the image)")
+    shells = (np.arange(len(fsc)) + 0.5) / (2 * len(fsc))
+    right.plot(shells, 1 - np.asarray(fsc, float), label="1 - FSC", **_style(4))
+    right.set(xlabel="spatial frequency (1/voxel)", ylabel="1 - FSC of original and restored")
+    right.set_xlim(0, 0.5)
+    right.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=9, loc="upper center")
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG at 150 dots per inch; the file appears whole or not at all.
 
