@@ -10,6 +10,7 @@ done), 2 for a command line that makes no sense (nothing is done).
 """
 
 import dataclasses
+import functools
 import glob
 import importlib.metadata
 import json
@@ -48,62 +49,29 @@ class UsageError(InputError):
 
 
 def _define() -> None:
-    number, text, switch = flags.DEFINE_integer, flags.DEFINE_string, flags.DEFINE_bool
-    number(
-        "bits",
-        10,
-        "bits to keep: 2 to 16, 0 = the floats as they are, < 0 = plain",
-        flag_values=FLAGS,
-    )
-    number(
-        "compresslevel",
-        1,
-        "0 to 9: size and time only, no influence on the values",
-        flag_values=FLAGS,
-    )
-    switch(
-        "nooutliers",
-        False,
-        "cut off the most extreme values, 1 of 20,000 at each end",
-        flag_values=FLAGS,
-    )
-    text("range", None, "MIN,MAX: smallest and largest value to keep", flag_values=FLAGS)
-    text(
-        "sigrange",
-        None,
-        "A,B: keep A standard deviations below the mean and B above",
-        flag_values=FLAGS,
-    )
-    text("outpath", None, "folder for the results, which must exist", flag_values=FLAGS)
-    number("threads", usable_cores(), "threads that compress", lower_bound=1, flag_values=FLAGS)
-    number(
-        "verbose", 0, "0 quiet, 1 and more: a line and a progress bar per file", flag_values=FLAGS
-    )
-    number("ppid", -1, "accepted and not used", flag_values=FLAGS)
-    switch(
-        "decompress",
-        False,
-        "write plain floats, for programs that show the codes",
-        flag_values=FLAGS,
-    )
-    flags.DEFINE_enum("format", "hdf", ["hdf", "mrc"], "of --decompress", flag_values=FLAGS)
-    switch("report", False, "errors and FSC: <output stem>_report.json and .png", flag_values=FLAGS)
-    switch(
-        "verify",
-        False,
-        "read every output back; one that replaces its input always is",
-        flag_values=FLAGS,
-    )
-    switch("strict", False, "refuse files with values that are not finite", flag_values=FLAGS)
-    switch(
-        "split", False, "sections of an MRC file are images, whatever its name", flag_values=FLAGS
-    )
-    switch("mrc_unsigned", False, "bytes of MRC files go from 0 to 255", flag_values=FLAGS)
-    switch(
-        "eman_compat", False, "choose limits as EMAN2 does, its defects included", flag_values=FLAGS
-    )
-    switch("version", False, "print the version", flag_values=FLAGS)
-    switch("help", False, "print this help", flag_values=FLAGS)
+    number = functools.partial(flags.DEFINE_integer, flag_values=FLAGS)
+    text = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
+    switch = functools.partial(flags.DEFINE_bool, flag_values=FLAGS)
+    choice = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
+    number("bits", 10, "bits to keep: 2 to 16, 0 = the floats as they are, < 0 = plain")
+    number("compresslevel", 1, "0 to 9: size and time only, no influence on the values")
+    switch("nooutliers", False, "cut off the most extreme values, 1 of 20,000 at each end")
+    text("range", None, "MIN,MAX: smallest and largest value to keep")
+    text("sigrange", None, "A,B: keep A standard deviations below the mean and B above")
+    text("outpath", None, "folder for the results, which must exist")
+    number("threads", usable_cores(), "threads that compress", lower_bound=1)
+    number("verbose", 0, "0 quiet, 1 and more: a line and a progress bar per file")
+    number("ppid", -1, "accepted and not used")
+    switch("decompress", False, "write plain floats, for programs that show the codes")
+    choice("format", "hdf", ["hdf", "mrc"], "of --decompress")
+    switch("report", False, "errors and FSC: <output stem>_report.json and .png")
+    switch("verify", False, "read every output back; one that replaces its input always is")
+    switch("strict", False, "refuse files with values that are not finite")
+    switch("split", False, "sections of an MRC file are images, whatever its name")
+    switch("mrc_unsigned", False, "bytes of MRC files go from 0 to 255")
+    switch("eman_compat", False, "choose limits as EMAN2 does, its defects included")
+    switch("version", False, "print the version")
+    switch("help", False, "print this help")
 
 
 _define()
@@ -174,7 +142,7 @@ def convert(
     source: pathlib.Path,
     output: pathlib.Path,
     chosen: Compression,
-    progress: Callable[[float], None],
+    progress: Callable[[float], object],
 ) -> Outcome:
     """One file, with its report if one is wanted."""
     reason = _UNREADABLE.get(source.suffix.lower())

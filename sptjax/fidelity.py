@@ -66,7 +66,7 @@ def correlation(originals: Sequence[np.ndarray], restored: Sequence[np.ndarray])
         shell = (np.sqrt(sum(np.square(x) for x in grid)) * 2 * _SHELLS).astype(int)
         shell = np.broadcast_to(shell, f.shape).reshape(-1)
         for row, product in zip(sums, (f * g.conj(), f * f.conj(), g * g.conj())):
-            row += np.bincount(shell, product.real.reshape(-1), _SHELLS + 1)[:_SHELLS]
+            row += np.bincount(shell, np.real(product).reshape(-1), _SHELLS + 1)[:_SHELLS]
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums[0] / np.sqrt(sums[1] * sums[2])
 

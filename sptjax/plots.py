@@ -239,7 +239,7 @@ def compression(
     figure = _figure(10.5, 3.9)
     left, right = figure.subplots(1, 2)
     left.plot(bits, ratio, marker="o", markersize=4, label="times smaller", **_style(0))
-    left.set(xlabel="bits", ylabel="times smaller than 32-bit floats", ylim=(0, None))
+    left.set(xlabel="bits", ylabel="times smaller than 32-bit floats", yscale="log")
     error = left.twinx()
     for index, (name, values) in enumerate(errors_sigma.items(), 1):
         left.plot([], [], marker="o", markersize=4, label=name, **_style(index))

@@ -1,9 +1,13 @@
-"""Files: EMAN2 HDF, MRC and EM images, EMAN2's JSON dictionaries and class matrices."""
+"""Files: images of EMAN2 HDF, MRC, TIFF, EM and SPIDER, EMAN2's dictionaries and class matrices."""
 
 from ._atomic import atomic_path as atomic_path
 from .classmx import ClassMatrix as ClassMatrix
 from .classmx import read_classmx as read_classmx
 from .classmx import write_classmx as write_classmx
+from .compress import Compression as Compression
+from .compress import Outcome as Outcome
+from .compress import compress_file as compress_file
+from .compress import decompress_mrc as decompress_mrc
 from .em import EmReader as EmReader
 from .em import write_em as write_em
 from .eman_json import read_alignments as read_alignments
@@ -19,10 +23,13 @@ from .hdf import read_hdf as read_hdf
 from .hdf import write_hdf as write_hdf
 from .lst import LstEntry as LstEntry
 from .lst import read_lst as read_lst
+from .lst import write_lst as write_lst
 from .mrc import MrcReader as MrcReader
 from .mrc import read_mrc as read_mrc
 from .mrc import write_mrc as write_mrc
+from .spider import SpiderReader as SpiderReader
 from .stack import Stack as Stack
 from .stack import open_reader as open_reader
 from .stack import open_stack as open_stack
 from .stack import read_volume as read_volume
+from .tiff import TiffReader as TiffReader

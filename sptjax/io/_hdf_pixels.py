@@ -68,7 +68,7 @@ def write_pixels(
     image: Image,
     storage: Storage,
     work: Work,
-    advance: Callable[[float], None] = lambda share: None,
+    advance: Callable[[float], object] = lambda share: None,
 ) -> Pixels:
     """Write an image as the dataset ``image`` of a group.
 

@@ -29,7 +29,7 @@ from .mrc import write_mrc_parts
 _FLOAT = np.dtype("<f4")
 _DATATYPES = {1: 2, 2: 4, 4: 7}
 _INT32 = 2**31 - 1
-Progress = Callable[[float], None]
+Progress = Callable[[float], object]
 
 
 @dataclass(frozen=True)

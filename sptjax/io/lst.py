@@ -1,14 +1,18 @@
-"""EMAN2 list files (.lst): text that names images of other files. Read only, never changed."""
+"""EMAN2 list files (.lst): text that names images of other files. Read without being changed."""
 
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from sptjax._errors import InputError
 
-from .eman_json import is_transform, transform_from_json
+from ._atomic import atomic_path
+from .eman_json import is_transform, transform_from_json, transform_to_json
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,39 @@ def read_lst(path: str | os.PathLike[str]) -> list[LstEntry]:
         for number, line in enumerate(lines, 1)
         if line.strip() and not line.startswith("#")
     ]
+
+
+def write_lst(path: str | os.PathLike[str], entries: Sequence[LstEntry]) -> None:
+    """Write an ``#LSX`` file, atomically.
+
+    Args:
+        path: The list to create or replace.
+        entries: In order; 3×4 arrays in their headers are transforms.
+
+    Raises:
+        InputError: A file name holds a tab or a line break, or a header item is no JSON.
+    """
+    records = []
+    for entry in entries:
+        name = str(entry.path)
+        if set(name) & set("\t\r\n"):
+            raise InputError(f"The file name {name!r} cannot stand in a list.")
+        parts = [str(entry.index), name]
+        if entry.header:
+            items = {
+                key: transform_to_json(value) if isinstance(value, np.ndarray) else value
+                for key, value in entry.header.items()
+            }
+            try:
+                parts.append(json.dumps(items, sort_keys=True, separators=(",", ":")))
+            except (TypeError, ValueError) as error:
+                raise InputError(f"The header of {name} is no JSON: {error}.") from error
+        records.append("\t".join(parts).encode())
+    length = max([len(record) + 1 for record in records] + [20])
+    lines = [b"#LSX", b"# records of one length: index, file, header", b"# %d" % length]
+    body = b"".join(record.ljust(length - 1) + b"\n" for record in records)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"\n".join(lines) + b"\n" + body)
 
 
 def _entry(where: pathlib.Path, number: int, line: str) -> LstEntry:
