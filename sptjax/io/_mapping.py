@@ -153,10 +153,10 @@ def eman2_mapping(
         return Mapping(bits, low, low + step * top)
     if low < 0 < high:
         step = (high - low) / top
-        if np.floor(low / step) * step == low:
+        if math.floor(low / step) * float(step) == float(low):
             return Mapping(bits, low, high)
         step = (high - low) / (top - 1)
-        start = np.floor(low / step) * step
+        start = _F(math.floor(low / step) * float(step))
         return Mapping(bits, start, start + step * top)
     if limits is None:
         raise InputError(

@@ -1,0 +1,178 @@
+"""From checked settings to a run: its folder, its manifest, its execution."""
+
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import _alignment
+import _inputs
+import _resolve
+import jax
+import numpy as np
+
+from sptjax import console, io, symmetry, workdir
+from sptjax._errors import InputError
+from sptjax.comparators import Matched
+from sptjax.outputs import OutputSettings
+from sptjax.refinement import RefineSettings
+from sptjax.runner import Run, execute
+from sptjax.state import RefineState
+
+Values = Mapping[str, Any]
+
+
+def use_devices(text: str) -> None:
+    """``--parallel``: which cores or devices the run may use.
+
+    Raises:
+        InputError: an unknown scheme, no such device, or fewer than one core.
+    """
+    scheme, _, rest = text.partition(":")
+    if scheme in ("none", "thread"):
+        count = 1 if scheme == "none" else int(rest) if rest.isdigit() else 0
+        if count < 1:
+            raise InputError(f"--parallel={text}: thread:N with N of at least 1 is needed")
+        if hasattr(os, "sched_setaffinity"):  # Linux
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+        if scheme == "none":
+            jax.config.update("jax_cpu_enable_async_dispatch", False)
+    elif scheme == "gpu":
+        found = [d for d in jax.devices() if d.platform == "gpu"]
+        wanted = [int(i) for i in re.findall(r"\d+", rest)] or list(range(len(found)))
+        if not wanted or max(wanted) >= len(found):
+            raise InputError(f"--parallel={text}: {len(found)} GPUs are there")
+        jax.config.update("jax_default_device", found[wanted[0]])
+    elif text != "auto":
+        raise InputError(f"--parallel={text}: known are auto, none, thread:N and gpu[:i,j]")
+
+
+def device() -> str:
+    """What the run computes on, in words."""
+    first = jax.devices()[0]
+    return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
+
+
+def run_folder(program: str, values: Values, argv: Sequence[str]) -> pathlib.Path:
+    """The folder of this run: a new one with its manifest, or the one to resume."""
+    if values["resume"]:
+        folder = workdir.latest(values["path"])
+        workdir.check_resume(folder, values)
+        before = workdir.read_manifest(folder).options["iter"]
+        if len(str(before)) != len(str(values["iter"])):
+            raise InputError(
+                f"--iter={values['iter']}: the files of {folder} are numbered for {before} rounds;"
+                " a number with as many digits is needed"
+            )
+        workdir.sweep(folder)
+        return folder
+    folder = workdir.reserve(values["path"])
+    manifest = workdir.describe(program, argv, values, values["seed"], device())
+    workdir.write_manifest(folder, manifest)
+    return folder
+
+
+def carry_out(
+    program: str,
+    values: Values,
+    argv: Sequence[str],
+    particles: _inputs.Particles,
+    references: np.ndarray | None,
+    seed_classes: io.ClassMatrix | None,
+    symmetries: tuple[symmetry.Symmetry, ...],
+    *,
+    gold: bool,
+    same_start: bool = False,
+    average_only: bool = False,
+) -> RefineState:
+    """Resolve the shared options, make the run folder and run.
+
+    Args:
+        program: ``refinemulti`` or ``classaverage``.
+        values: every flag by name.
+        argv: the command line, for the record.
+        particles: which ones, and their voxel size.
+        references: ``[c, n, n, n]``, ``[2, c, n, n, n]`` for halves apart, or None with classes.
+        seed_classes: classes and poses to start from, instead of references.
+        symmetries: one per class.
+        gold: whether the halves have references of their own.
+        same_start: whether the references are copies of one map.
+        average_only: average the seed classes and stop.
+    """
+    stack, apix = particles.stack, particles.apix
+    use_devices(values["parallel"])
+    _resolve.check_names(values)
+    alignment = _alignment.settings(values, stack.box, apix, console.say)
+    if alignment.aligner is None and seed_classes is None and not values["inixforms"]:
+        raise InputError("--align=None: poses are needed, from --classmx or --inixforms")
+    if values["breaksym"] and all(s.name == "c1" for s in symmetries):
+        console.say("--breaksym: without symmetry there is nothing to break")
+    only = values["oneclass"]
+    if only is not None and only >= len(symmetries):
+        raise InputError(f"--oneclass={only}: there are {len(symmetries)} classes, from 0 on")
+    matched = isinstance(alignment.comparator, Matched)
+    averaging = _resolve.averaging(values)
+    refine = RefineSettings(
+        alignment=alignment,
+        symmetries=symmetries,
+        apix=apix,
+        gold_standard=gold,
+        selection=_resolve.selection(values, stack),
+        averaging=averaging,
+        references=_resolve.reference_settings(values, stack.box, match=not matched),
+        autocentre=_resolve.autocentre(values),
+        filter_by_fsc=values["filterbyfsc"],
+        only_class=only,
+        seed=values["seed"],
+        same_start=same_start,
+    )
+    fine = alignment.fine is not None
+    pipelines = _resolve.pipelines(values, stack.box, apix, fine=fine, say=console.say)
+    extras = _resolve.extras(values, averaging.averager)
+    start = None
+    if values["inixforms"]:
+        start = _inputs.read_poses(values["inixforms"], particles, len(symmetries))
+    sampling = _inputs.find_sampling(
+        values["wedge"], values["premultiplied"], particles, console.say
+    )
+    folder = run_folder(program, values, argv)
+    output = OutputSettings(
+        folder=folder,
+        program=program,
+        apix=apix,
+        iterations=values["iter"],
+        gold_standard=gold,
+        average_name=values["output"],
+        result_matrix=values["resultmx"],
+        save_steps=values["savesteps"],
+        save_aligned=values["saveali"],
+        save_all_aligned=values["saveallalign"],
+        pose_tag=values["refinemultireftag"],
+        plots=values["plots"],
+    )
+    job = Run(
+        stack=stack,
+        sampling=sampling,
+        references=references,
+        seed_classes=seed_classes,
+        iterations=values["iter"],
+        refine=refine,
+        output=output,
+        pipelines=pipelines,
+        start=start,
+        fit_transfer=not values["notmatchimgs"],
+        extras=extras,
+        input_name=pathlib.Path(values["input"]).stem,
+        average_only=average_only,
+    )
+    progress = console.progress if values["verbose"] else console.silent
+    try:
+        state = execute(job, resume=values["resume"], say=console.say, progress=progress)
+    except InputError:
+        if not values["resume"]:
+            shutil.rmtree(folder)  # nothing was computed
+        raise
+    console.say(f"averages: {folder / values['output']}")
+    return state
