@@ -16,9 +16,11 @@ from sptjax._errors import InputError
 from sptjax._types import Pose
 from sptjax.align import AlignmentSettings, Found, Refine3D, align_particles
 from sptjax.calibration import Calibration, calibrate
+from sptjax.copies import Copies
 from sptjax.particles import Particles, Sampling, Stack, load_particles
 from sptjax.phantom import fit_map
-from sptjax.refinement import RefineSettings, RefineState, converged, initial_state, refine_round
+from sptjax.refinement import RefineSettings, refine_round
+from sptjax.state import RefineState, converged, initial_state
 from sptjax.symmetry import Symmetry
 from sptjax.tilt_series import TiltSeries, sampled_region
 
@@ -212,7 +214,7 @@ def refinement(
     )
     for _ in range(most):
         begun = time.perf_counter()
-        after = refine_round(state, particles, stack, sampling, settings)
+        after = refine_round(state, Copies.of(particles), stack, sampling, settings)
         yield after, time.perf_counter() - begun, found
         if until_converged and converged(state, after, apix=settings.apix):
             return

@@ -77,7 +77,7 @@ def measure(name: str, maps: np.ndarray, apix: float, snr: float) -> list[dict]:
     planted = plant(maps, _N.value, snr, _SHIFT.value, apix=apix, seed=SEED.value)
     particles = planted.load()
     alignment = AlignmentSettings(search_vox=_SEARCH.value)
-    settings = RefineSettings(alignment, C1 * 2, apix, copies=True)
+    settings = RefineSettings(alignment, C1 * 2, apix, same_start=True)
     rows = []
     steps = refinement(
         copies(maps[0], apix), particles, planted.stack, planted.sampling, settings, _ROUNDS.value

@@ -6,12 +6,12 @@ checked objects before anything is computed or written.
 
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+from _argv import take_back_v
 from absl import app, flags, logging
 
 from sptjax._errors import InputError
@@ -251,22 +251,6 @@ def launch(main: Callable[[Sequence[str]], None], program: str) -> None:
     cache_compilations()
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, argv=take_back_v(sys.argv))
-
-
-def take_back_v(argv: Sequence[str]) -> list[str]:
-    """``-v 2``, ``-v=2`` and ``-v2`` mean ``--verbose=2``; absl has its own ``-v``."""
-    out, rest = [], list(argv)
-    while rest:
-        word = rest.pop(0)
-        match = re.fullmatch(r"--?v=?(\d+)?", word)
-        if match is None:
-            out.append(word)
-        elif match[1] is not None:
-            out.append(f"--verbose={match[1]}")
-        else:
-            level = rest.pop(0) if rest and rest[0].isdigit() else "1"
-            out.append(f"--verbose={level}")
-    return out
 
 
 def resolved() -> dict[str, Any]:

@@ -68,7 +68,7 @@ def pipelines(values: Values, box: int, apix: float, *, fine: bool, say: Say) ->
     if values["clip"] > box:
         say(f"--clip={values['clip']}: the copies are padded, the particles have {box} voxels")
     on_particles = values["maskfile"] and values["maskfile_target"] in ("particles", "both")
-    shared = {
+    shared: dict[str, Any] = {
         "mask": processor(values, "mask", group="mask."),
         "mask_volume": _inputs.read_mask(values["maskfile"], box) if on_particles else None,
         "normalise": processor(values, "normproc", group="normalize"),
@@ -76,8 +76,8 @@ def pipelines(values: Values, box: int, apix: float, *, fine: bool, say: Say) ->
         "clip": values["clip"],
     }
     steps = ("lowpass", "highpass", "preprocess")
-    coarse = {name: processor(values, name) for name in steps}
-    own = {name: processor(values, f"{name}fine") for name in steps}
+    coarse: dict[str, Any] = {name: processor(values, name) for name in steps}
+    own: dict[str, Any] = {name: processor(values, f"{name}fine") for name in steps}
     if values["procfinelikecoarse"]:
         own = {name: coarse[name] if own[name] is None else own[name] for name in steps}
     try:

@@ -2,9 +2,11 @@
 
 python experiments/classaverage.py --input=particles.hdf --ref=map.hdf --iter=5 --refrandphase=60
 python experiments/classaverage.py --input=particles.hdf --ref=map.hdf --sym=d7 --keep=0.8
+python experiments/classaverage.py --input=particles.hdf --classmx=classmx_4.hdf --recompute
 
 Results go to a new folder spt_NN: final_avg.hdf with its halves final_avg_even.hdf and
-final_avg_odd.hdf, poses (sptali_ir_*.json), FSC curves, resolution.json and pictures.
+final_avg_odd.hdf, poses (sptali_ir_*.json), FSC curves, resolution.json and pictures. With a
+class matrix of several classes each is refined by itself, in a folder class<c>_01 of the run.
 """
 
 import sys
@@ -12,15 +14,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _flags
+import _inputs
+import _job
 import numpy as np
 from absl import flags
 
 from sptjax import console, symmetry
 from sptjax._errors import InputError
-from sptjax.refinement import RefineState
+from sptjax.io import ClassMatrix
+from sptjax.state import RefineState
 
-_flags.define_shared(path="spt", output="final_avg.hdf")
+_flags.define_shared(
+    path="spt", output="final_avg.hdf", fine_like_coarse=False, mask_target="reference"
+)
 flags.DEFINE_bool("goldstandardoff", False, "let both halves share one reference")
+flags.DEFINE_bool("recompute", False, "only average with the classes and poses of --classmx")
 
 
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
@@ -29,28 +37,85 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     Args:
         values: every flag by name.
         argv: the command line, for the record.
+
+    Returns:
+        The last state; of the last class, if several are refined.
     """
-    stack, apix = _flags.open_particles(values["input"], values["apix"])
-    _flags.check_names(values)
-    gold = not values["goldstandardoff"]
-    if len(stack) < (4 if gold else 2):
-        raise InputError(f"--input: {len(stack)} particles are too few to refine")
-    seed_classes = None
-    if values["classmx"]:
-        seed_classes = _flags.read_classes(values["classmx"], len(stack))
-        if seed_classes.n_classes != 1:
-            raise InputError(f"--classmx: {seed_classes.n_classes} classes, one is averaged here")
-    if bool(values["ref"]) == bool(seed_classes):
-        raise InputError("--ref: give one reference map, or --classmx with poses, not both")
+    particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
+    gold = not values["goldstandardoff"] and not values["recompute"]
+    matrix = _inputs.read_classes(values, particles) if values["classmx"] else None
+    if matrix is None:
+        for name in ("recompute", "oneclass"):
+            if values[name] not in (None, False):
+                raise InputError(f"--{name}: the classes come from --classmx, which is not given")
+        if not values["ref"]:
+            raise InputError("--ref: give one reference map, or --classmx with classes and poses")
+    own = symmetry.parse(values["sym"])
+    if values["recompute"]:
+        assert matrix is not None, "checked above"
+        return _job.carry_out(
+            "classaverage",
+            values,
+            argv,
+            particles,
+            None,
+            matrix,
+            (own,) * matrix.n_classes,
+            gold=False,
+            average_only=True,
+        )
+    if matrix is None or matrix.n_classes == 1:
+        return _one_class(values, argv, particles, matrix, own, gold=gold)
+    wanted = range(matrix.n_classes) if values["oneclass"] is None else [values["oneclass"]]
+    if wanted[-1] >= matrix.n_classes:
+        raise InputError(
+            f"--oneclass={wanted[-1]}: there are {matrix.n_classes} classes, from 0 on"
+        )
+    folder = _job.run_folder("classaverage", values, argv)
+    for c in wanted:
+        rows = np.flatnonzero(matrix.classes == c)
+        console.say(f"class {c}: {len(rows)} particles")
+        alone = dict(values, path=str(folder / f"class{c}"), oneclass=None, resume=False)
+        part = particles.select(rows)
+        state = _one_class(alone, argv, part, _rows_of(matrix, rows), own, gold=gold)
+    return state
+
+
+def _one_class(
+    values: Mapping[str, Any],
+    argv: Sequence[str],
+    particles: _inputs.Particles,
+    matrix: ClassMatrix | None,
+    own: symmetry.Symmetry,
+    *,
+    gold: bool,
+) -> RefineState:
+    count = len(particles.stack)
+    if count < (4 if gold else 2):
+        raise InputError(f"--input: {count} particles are too few to refine")
     references = None
     if values["ref"]:
-        maps = _flags.load_references(values["ref"], stack.box, apix, values["apix"], console.say)
+        maps = _inputs.load_references(values["ref"], particles, values["apix"], console.say)
         if len(maps) != 1:
             raise InputError(f"--ref: {len(maps)} maps, one is refined here (see refinemulti.py)")
-        references = half_references(maps, gold, values["refrandphase"], apix, values["seed"])
-    symmetries = (symmetry.parse(values["sym"]),)
-    return _flags.carry_out(
-        "classaverage", values, argv, stack, apix, references, seed_classes, symmetries, gold=gold
+        randphase, seed = values["refrandphase"], values["seed"]
+        references = half_references(maps, gold, randphase, particles.apix, seed)
+        matrix = None
+    return _job.carry_out(
+        "classaverage", values, argv, particles, references, matrix, (own,), gold=gold
+    )
+
+
+def _rows_of(matrix: ClassMatrix, rows: np.ndarray) -> ClassMatrix:
+    """The poses of some particles, all in one class."""
+    pick = lambda x: None if x is None else x[rows]  # noqa: E731
+    return ClassMatrix(
+        n_classes=1,
+        classes=np.zeros(len(rows), np.int32),
+        weights=matrix.weights[rows],
+        scores=matrix.scores[rows],
+        euler_deg=pick(matrix.euler_deg),
+        shifts_vox=pick(matrix.shifts_vox),
     )
 
 
@@ -59,10 +124,10 @@ def half_references(
 ) -> np.ndarray:
     """References of the halves ``[2, 1, n, n, n]``, or one for both ``[1, n, n, n]``."""
     if not gold:
-        return _flags.randomised(maps, randphase, apix, seed) if randphase else maps
+        return _inputs.randomised(maps, randphase, apix, seed) if randphase else maps
     both = np.concatenate([maps, maps])
     if randphase:
-        both = _flags.randomised(both, randphase, apix, seed)
+        both = _inputs.randomised(both, randphase, apix, seed)
     else:
         console.say(
             "--refrandphase=0: the halves start from the same phases (a low-passed reference, or"

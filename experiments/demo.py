@@ -24,7 +24,7 @@ from absl import flags
 from sptjax import console, fourier, io, plots, resample, rotation, simulate, workdir
 from sptjax._types import Pose
 from sptjax.outputs import resolutions
-from sptjax.refinement import RefineState
+from sptjax.state import RefineState
 
 BOX = 32
 APIX = 12.0  # angstrom

@@ -14,15 +14,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _flags
+import _inputs
+import _job
 import numpy as np
+from _resolve import given
 from absl import flags
 
 from sptjax import console, symmetry
 from sptjax._errors import InputError
 from sptjax.io import ClassMatrix
-from sptjax.refinement import RefineState
+from sptjax.state import RefineState
 
-_flags.define_shared(path="spt_refinemulti", output="class_avgs.hdf")
+_flags.define_shared(
+    path="spt_refinemulti", output="class_avgs.hdf", fine_like_coarse=True, mask_target="particles"
+)
 _NREF = flags.DEFINE_integer("nref", 3, "number of classes", lower_bound=2)
 _SYMS = flags.DEFINE_string("syms", "", "symmetry of each class, comma separated; overrides --sym")
 
@@ -45,7 +50,7 @@ def class_references(maps: np.ndarray, count: int, randphase: float, apix: float
     if randphase == 0 and len(maps) < count:
         randphase = _RANDOM_BEYOND
         console.say(f"--ref: copies get random phases beyond {randphase:g} A (--refrandphase)")
-    return _flags.randomised(copies, randphase, apix, seed) if randphase else copies
+    return _inputs.randomised(copies, randphase, apix, seed) if randphase else copies
 
 
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
@@ -55,40 +60,40 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         values: every flag by name.
         argv: the command line, for the record.
     """
-    stack, apix = _flags.open_particles(values["input"], values["apix"])
-    _flags.check_names(values)
-    seed_classes: ClassMatrix | None = None
+    particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
+    available = len(particles.stack)
+    matrix: ClassMatrix | None = None
     count = values["nref"]
     if values["classmx"]:
         if values["ref"]:
             raise InputError("--classmx and --ref: the classes come from one or the other")
-        seed_classes = _flags.read_classes(values["classmx"], len(stack))
-        count = seed_classes.n_classes
-        if _flags.given("nref") and values["nref"] != count:
+        matrix = _inputs.read_classes(values, particles)
+        count = matrix.n_classes
+        if given("nref") and values["nref"] != count:
             raise InputError(f"--nref={values['nref']}: {values['classmx']} has {count} classes")
     elif not values["ref"]:
         raise InputError("--ref: give reference maps, or --classmx with classes and poses")
-    if count > len(stack):
-        raise InputError(f"--nref={count}: there are only {len(stack)} particles")
-    references, copies = None, False
-    if seed_classes is None:
-        maps = _flags.load_references(values["ref"], stack.box, apix, values["apix"], console.say)
-        if not _flags.given("nref") and len(maps) > 1:
+    if count > available:
+        raise InputError(f"--nref={count}: there are only {available} particles")
+    references, same_start = None, False
+    if matrix is None:
+        maps = _inputs.load_references(values["ref"], particles, values["apix"], console.say)
+        if not given("nref") and len(maps) > 1:
             count = len(maps)
-        copies = len(maps) == 1
-        references = class_references(maps, count, values["refrandphase"], apix, values["seed"])
+        same_start = len(maps) == 1
+        randphase, seed = values["refrandphase"], values["seed"]
+        references = class_references(maps, count, randphase, particles.apix, seed)
     symmetries = class_symmetries(values["sym"], values["syms"], count)
-    return _flags.carry_out(
+    return _job.carry_out(
         "refinemulti",
         values,
         argv,
-        stack,
-        apix,
+        particles,
         references,
-        seed_classes,
+        matrix,
         symmetries,
         gold=False,
-        copies=copies,
+        same_start=same_start,
     )
 
 

@@ -76,7 +76,7 @@ def load_copies(
         particles = load_particles(prepared, seen, prepared.box // 2 - 2, progress=progress)
         rows = particles.usable[:: max(1, len(particles.usable) // _FOR_POWER)]
         filtered = pipeline.lowpass is not None or pipeline.highpass is not None
-        power = mean_power(prepared, rows) if spectra or filtered else None
+        power = np.asarray(mean_power(prepared, rows)) if spectra or filtered else None
         if filtered and power is not None:
             particles = _weighted_by_filters(
                 particles, stack, sampling, pipeline, apix, rows, power
@@ -116,7 +116,9 @@ def _weighted_by_filters(
         seen = dataclasses.replace(seen, stack=_Rows(seen.stack, rows))
     kmax = unfiltered.box // 2 - 2
     noise = load_particles(few, seen, kmax).noise
-    passed = power[1 : kmax + 1] / np.maximum(mean_power(unfiltered, rows)[1 : kmax + 1], 1e-30)
+    passed = power[1 : kmax + 1] / np.maximum(
+        np.asarray(mean_power(unfiltered, rows))[1 : kmax + 1], 1e-30
+    )
     # particles are scaled to unit power: where the filter passes, both noises must agree
     top = int(np.argmax(passed)) + 1
     shell = np.rint(np.linalg.norm(particles.vectors, axis=1)).astype(int) == top

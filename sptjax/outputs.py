@@ -13,8 +13,9 @@ import numpy as np
 
 from . import io, plots, resolution, rotation
 from ._types import Pose
+from .align import Found
 from .io._atomic import atomic_path
-from .refinement import CURVES, RefineState
+from .state import CURVES, RefineState
 
 THRESHOLDS = (0.143, 0.5)
 
@@ -32,6 +33,8 @@ class OutputSettings:
     result_matrix: str | None = None
     save_steps: bool = False
     save_aligned: bool = False
+    save_all_aligned: bool = False  # aligned particles of every round
+    pose_tag: str = ""  # takes the place of the iteration in the names of pose files
     plots: bool = True
 
 
@@ -59,6 +62,24 @@ def write_round(state: RefineState, settings: OutputSettings) -> None:
         _write_pictures(state, settings, it)
 
 
+def write_mean_scores(means: list[float], settings: OutputSettings) -> None:
+    """Mean score of every round, in the order of the rounds."""
+    lines = [f"{i}\t{-mean:.6f}" for i, mean in enumerate(means)]
+    _write_text(settings.folder / "spt_meanccc.txt", lines)
+
+
+def write_recomputed(state: RefineState, settings: OutputSettings) -> None:
+    """Averages and FSC of given poses and classes (EMAN2 ``--recompute``)."""
+    folder, apix = settings.folder, settings.apix
+    io.write_hdf(folder / "recomp_avg.hdf", list(state.maps), apix, class_headers(state))
+    for half, name in enumerate(("even", "odd")):
+        io.write_hdf(folder / f"recomp_avg_{name}.hdf", list(state.halves[:, half]), apix)
+    several = len(state.maps) > 1
+    for c, curves in enumerate(state.fsc):
+        name = f"recompute_fsc_{c}.txt" if several else "recompute_fsc.txt"
+        _write_curve(folder / name, curves[0], apix)
+
+
 def _matrices(state: RefineState, column: np.ndarray | int) -> np.ndarray:
     row = np.arange(len(state.classes))
     pose = Pose(jnp.asarray(state.rotation[row, column]), jnp.asarray(state.shift[row, column]))
@@ -68,16 +89,19 @@ def _matrices(state: RefineState, column: np.ndarray | int) -> np.ndarray:
 def _write_poses(state: RefineState, settings: OutputSettings, it: str) -> None:
     folder = settings.folder
     margin = np.where(np.isfinite(state.margin), state.margin, -1.0)
+    it = settings.pose_tag or it
     extra = {
         "class": state.classes,
         "used": state.used.astype(int),
-        "weight": state.used.astype(float),
+        "weight": state.weight.astype(float),
         "half": np.arange(len(state.classes)) % 2,
         "margin": margin,
     }
     if settings.program == "classaverage":
         path = folder / f"sptali_ir_{it}.json"
         io.write_alignments(path, _matrices(state, 0), -state.score[:, 0], extra)
+        if state.peaks is not None:
+            _write_peaks(folder / f"sptali_ir_coarse_allpeaks_{it}.json", state.peaks, 0)
         if settings.gold_standard:
             link = folder / f"sptali_ir_{it}_oddali2even.json"
             io.write_alignments(link, state.odd_to_even[:1], np.zeros(1))
@@ -86,6 +110,28 @@ def _write_poses(state: RefineState, settings: OutputSettings, it: str) -> None:
     for c in range(count):
         path = folder / f"sptali_rm_{it}_{pad(c, count)}.json"
         io.write_alignments(path, _matrices(state, c), -state.score[:, c], extra)
+        if state.peaks is not None:
+            name = f"sptali_rm_coarse_allpeaks_{it}_{pad(c, count)}.json"
+            _write_peaks(folder / name, state.peaks, c)
+
+
+def _write_peaks(path: pathlib.Path, peaks: Found, c: int) -> None:
+    """Coarse poses against one reference, with scores and how far they stand out."""
+    n, count = peaks.score.shape[0], peaks.score.shape[2]
+    pose = Pose(jnp.asarray(peaks.rotation[:, c]), jnp.asarray(peaks.shift[:, c]))
+    matrices = np.asarray(rotation.pose_to_matrix34(pose))
+    table = {}
+    for i in range(n):
+        score = peaks.score[i, c]
+        z = (score - score.mean()) / max(score.std(), 1e-12)
+        for p in range(count):
+            key = f"subtomo_{pad(i, n)}_peak_{pad(p, count)}"
+            table[key] = [
+                io.transform_to_json(matrices[i, p]),
+                f"ccc={-score[p]:.6g}",
+                f"zscore={-z[p]:.6g}",
+            ]
+    io.write_json(path, table)
 
 
 def write_class_matrix(path: pathlib.Path, state: RefineState) -> None:
@@ -96,7 +142,7 @@ def write_class_matrix(path: pathlib.Path, state: RefineState) -> None:
     matrix = io.ClassMatrix(
         n_classes=state.score.shape[1],
         classes=state.classes,
-        weights=state.used.astype(np.float32),
+        weights=state.weight,
         scores=-state.score[np.arange(len(own)), own],
         euler_deg=np.asarray(angles),
         shifts_vox=shift,
@@ -150,20 +196,26 @@ def _append(path: pathlib.Path, volume, index: int, apix: float, header: dict) -
 
 
 def _write_curves(state: RefineState, settings: OutputSettings, it: str) -> None:
-    folder, box = settings.folder, state.maps.shape[-1]
-    frequency = np.arange(box // 2 + 1) / (box * settings.apix)
+    folder = settings.folder
     several = settings.program == "refinemulti"
     for c, curves in enumerate(state.fsc):
         for name, curve in zip(CURVES, curves):
             parts = ["fsc", it, *([str(c)] if several else [])]
             parts += [] if name == "unmasked" else [name]
-            lines = [f"{s:.6f}\t{v:.6f}" for s, v in zip(frequency[1:], np.nan_to_num(curve[1:]))]
-            _write_text(folder / ("_".join(parts) + ".txt"), lines)
+            _write_curve(folder / ("_".join(parts) + ".txt"), curve, settings.apix)
     path = folder / "resolution.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     known[str(state.round)] = resolutions(state, settings.apix)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(known, indent=1))
+
+
+def _write_curve(path: pathlib.Path, curve: np.ndarray, apix: float) -> None:
+    """``frequency in 1/angstrom<TAB>FSC`` from shell 1 on."""
+    shells = len(curve) - 1
+    frequency = np.arange(1, shells + 1) / (2 * shells * apix)
+    lines = [f"{s:.6f}\t{v:.6f}" for s, v in zip(frequency, np.nan_to_num(curve[1:]))]
+    _write_text(path, lines)
 
 
 def resolutions(state: RefineState, apix: float) -> dict[str, dict[str, dict[str, float | None]]]:
@@ -253,13 +305,24 @@ def write_occupancy(counts: np.ndarray, changed: np.ndarray, settings: OutputSet
     plots.save(figure, settings.folder / "class_occupancy.png")
 
 
-def write_aligned(state: RefineState, stack, settings: OutputSettings, transform) -> None:
-    """Rotated raw particles of every class (or half), rejected ones included."""
-    groups = {f"class{c}_ptcl.hdf": state.classes == c for c in range(len(state.maps))}
+def write_aligned(
+    state: RefineState, stack, settings: OutputSettings, transform, *, every_round: bool
+) -> None:
+    """Rotated raw particles of every class (or half), rejected ones included.
+
+    Args:
+        state: poses and classes.
+        stack: raw particles.
+        settings: where to write.
+        transform: moves one volume by a pose.
+        every_round: name the files by round.
+    """
+    suffix = f"_{tag(state, settings)}" if every_round else ""
+    groups = {f"class{c}_ptcl{suffix}.hdf": state.classes == c for c in range(len(state.maps))}
     if settings.program == "classaverage":
         parity = np.arange(len(state.classes)) % 2
         groups = {
-            f"aliptcls_{name}.hdf": (state.classes == 0) & (parity == half)
+            f"aliptcls_{name}{suffix}.hdf": (state.classes == 0) & (parity == half)
             for half, name in enumerate(("even", "odd"))
         }
     turn, shift = state.pose
@@ -277,7 +340,7 @@ def write_aligned(state: RefineState, stack, settings: OutputSettings, transform
                     "spt_score": float(-state.score[i, own[i]]),
                     "spt_indx_original": int(i),
                     "spt_used": int(state.used[i]),
-                    "spt_weight": float(state.used[i]),
+                    "spt_weight": float(state.weight[i]),
                     "xform.align3d": matrices[i],
                 }
                 writer.append(volume, header)

@@ -13,20 +13,18 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from . import io, outputs, resample, rotation, workdir
+from . import io, outputs, products, resample, rotation, workdir
 from ._errors import InputError
+from .align import Found
 from .calibration import calibrate
+from .copies import Copies, Pipelines, load_copies
 from .halves import half_pose
 from .outputs import OutputSettings
-from .particles import Particles, Sampling, Stack, load_particles
-from .refinement import (
-    RefineSettings,
-    RefineState,
-    average_round,
-    converged,
-    initial_state,
-    refine_round,
-)
+from .particles import Particles, Sampling, Stack
+from .products import Extras
+from .references import views
+from .refinement import RefineSettings, average_round, refine_round
+from .state import RefineState, converged, initial_state
 from .transfer import apply_transfer
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -44,6 +42,12 @@ class Run:
     iterations: int
     refine: RefineSettings
     output: OutputSettings
+    pipelines: Pipelines = Pipelines()
+    start: Found | None = None  # poses known beforehand, [n, c]
+    fit_transfer: bool = True  # give references the radial transfer of the particles
+    extras: Extras = Extras()
+    input_name: str = "particles"  # of the files of prepared particles
+    average_only: bool = False  # average the seed classes and stop
 
 
 def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineState:
@@ -55,30 +59,32 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         say: prints one line.
         progress: wraps iterations over batches: ``progress(items, title)``.
     """
-    box = run.stack.box
-    particles = load_particles(run.stack, run.sampling, box // 2 - 2, progress=progress)
-    _say_excluded(particles, run.stack, say)
+    copies = load_copies(run.stack, run.sampling, run.pipelines, run.refine.apix, progress=progress)
+    _say_excluded(copies.coarse.particles, run.stack, say)
+    _write_prepared(run, copies)
     state, history = None, _History()
     if resume:
         state, history = _load(run, say)
     if state is None:
-        state = _begin(run, particles, say, progress)
+        state = _begin(run, copies, say, progress)
         _save(run, state, history)
+    if run.average_only:
+        outputs.write_recomputed(state, run.output)
+        return state
     while state.round + 1 < run.iterations and not history.stop:
         begun = time.monotonic()
-        after = refine_round(
-            state, particles, run.stack, run.sampling, run.refine, progress=progress
-        )
+        after = refine_round(state, copies, run.stack, run.sampling, run.refine, progress=progress)
         history.add(state, after)
         history.stop = converged(state, after, apix=run.refine.apix) or ""
         outputs.write_round(after, run.output)
+        _write_extra_steps(run, after)
         history.records.append(_report(run, after, history, time.monotonic() - begun, say))
         _save(run, after, history)
         _complete_log(run, history)
         state = after
     if history.stop:
         say(f"converged: {history.stop}")
-    _finish(run, state, history)
+    _finish(run, state, history, say, progress)
     return state
 
 
@@ -111,38 +117,56 @@ def _say_excluded(particles: Particles, stack: Stack, say: Say) -> None:
         raise InputError("fewer than two particles are usable")
 
 
-def _begin(run: Run, particles: Particles, say: Say, progress: Progress) -> RefineState:
+def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineState:
     """State before the first round: given references, calibrated, or averages of seed classes."""
-    gold = run.refine.gold_standard
+    gold, particles = run.refine.gold_standard, copies.coarse.particles
     if run.references is None:
         assert run.seed_classes is not None, "a run starts from one or the other"
         return _seeded(run, run.seed_classes, particles, progress)
     references = np.asarray(run.references, np.float32)
-    first = references[0] if references.ndim == 5 else references
-    found = calibrate(
-        particles, first, run.refine.symmetries, run.refine.alignment, progress=progress
-    )
-    if found.count:
-        say(
-            f"calibration on {found.count} particles: a particle at its pose is expected to"
-            f" score {found.expected_score:.1f}"
+    share, expected = np.ones(particles.box // 2 + 1, np.float32), 0.0
+    alignment = run.refine.alignment
+    if alignment.aligner is not None or alignment.fine is not None:
+        seen, _, _ = views(
+            references[0] if references.ndim == 5 else references,
+            copies,
+            run.refine.references,
+            run.refine.apix,
+            own_averages=False,
+            noise_share=share,
         )
-        if references.ndim == 5:
-            halves = [_filtered(half, found.gain) for half in references]
-            references = np.stack(halves)
-        else:
-            references = found.references
+        found = calibrate(
+            particles,
+            np.asarray(seen.references),
+            run.refine.symmetries,
+            alignment,
+            progress=progress,
+        )
+        share, expected = found.noise_share, found.expected_score
+        if found.count:
+            say(
+                f"calibration on {found.count} particles: a particle at its pose is expected to"
+                f" score {found.expected_score:.1f}"
+            )
+        if found.count and run.fit_transfer:
+            references = _with_transfer(references, found.gain, copies.coarse.scale)
     return initial_state(
         references,
         len(particles),
         gold_standard=gold,
-        expected_score=found.expected_score,
-        noise_share=found.noise_share,
+        expected_score=expected,
+        noise_share=share,
+        start=run.start,
     )
 
 
-def _filtered(maps: np.ndarray, gain: np.ndarray) -> np.ndarray:
-    return np.asarray(apply_transfer(maps, gain))
+def _with_transfer(references: np.ndarray, gain: np.ndarray, scale: float) -> np.ndarray:
+    """Raw references with a transfer measured on the shells of the coarse copy."""
+    box, coarse = references.shape[-1], 2 * (len(gain) - 1)
+    shells = np.arange(box // 2 + 1) * (coarse * scale / box)
+    own = np.interp(shells, np.arange(len(gain)), gain).astype(np.float32)
+    flat = references.reshape(-1, *references.shape[-3:])
+    return np.asarray(apply_transfer(flat, own)).reshape(references.shape)
 
 
 def _seeded(
@@ -167,7 +191,7 @@ def _seeded(
     return average_round(state, run.stack, run.sampling, run.refine, progress=progress)
 
 
-_SAVED = [f.name for f in dataclasses.fields(RefineState)]
+_SAVED = [f.name for f in dataclasses.fields(RefineState) if f.name != "peaks"]
 
 
 def _save(run: Run, state: RefineState, history: _History) -> None:
@@ -230,17 +254,57 @@ def _report(
     }
 
 
-def _finish(run: Run, state: RefineState, history: _History) -> None:
+def _write_prepared(run: Run, copies: Copies) -> None:
+    if not run.extras.prepared:
+        return
+    products.write_prepared(run.stack, run.input_name, copies, run.refine.apix, run.output)
+    if run.references is not None and run.refine.references.preprocess:
+        maps = np.asarray(run.references)
+        maps = maps[0] if maps.ndim == 5 else maps
+        products.write_prepared_references(maps, copies, run.refine.apix, run.output)
+
+
+def _write_extra_steps(run: Run, state: RefineState) -> None:
+    """What is written every round on request."""
+    if run.output.save_steps:
+        products.write_postprocessed(state, run.extras, run.output, every_round=True)
+    if run.output.save_all_aligned:
+        move = eqx.filter_jit(resample.transform)
+        outputs.write_aligned(state, run.stack, run.output, move, every_round=True)
+
+
+def _finish(run: Run, state: RefineState, history: _History, say: Say, progress: Progress) -> None:
     outputs.write_final(state, run.output)
+    means = [record["mean_score"] for record in history.records]
+    outputs.write_mean_scores(means, run.output)
     if run.output.plots and len(state.maps) > 1 and history.counts:
         outputs.write_occupancy(np.array(history.counts), np.array(history.changed), run.output)
     if run.output.save_aligned:
         move = eqx.filter_jit(resample.transform)
-        outputs.write_aligned(state, run.stack, run.output, move)
+        outputs.write_aligned(state, run.stack, run.output, move, every_round=False)
+    products.write_postprocessed(state, run.extras, run.output, every_round=False)
+    if run.extras.variance:
+        products.write_variance(
+            state, run.stack, run.refine.averaging, run.output, progress=progress
+        )
+    if run.extras.bootstrap:
+        products.write_bootstrap(
+            state,
+            run.stack,
+            run.sampling,
+            run.extras.bootstrap,
+            run.refine.seed,
+            run.output,
+            say,
+        )
     if run.output.program == "classaverage" and run.references is not None:
-        first = np.asarray(run.references)
-        first = first[0, 0] if first.ndim == 5 else first[0]
-        pose = half_pose(jnp.asarray(first), jnp.asarray(state.maps[0]))
-        moved = np.asarray(resample.transform(jnp.asarray(state.maps[0]), pose))
-        path = run.output.folder / "final_avg_ali2ref.hdf"
-        io.write_hdf(path, [moved], run.refine.apix, outputs.class_headers(state)[:1])
+        _write_in_frame_of_reference(run, state)
+
+
+def _write_in_frame_of_reference(run: Run, state: RefineState) -> None:
+    first = np.asarray(run.references)
+    first = first[0, 0] if first.ndim == 5 else first[0]
+    pose = half_pose(jnp.asarray(first), jnp.asarray(state.maps[0]))
+    moved = np.asarray(resample.transform(jnp.asarray(state.maps[0]), pose))
+    path = run.output.folder / "final_avg_ali2ref.hdf"
+    io.write_hdf(path, [moved], run.refine.apix, outputs.class_headers(state)[:1])

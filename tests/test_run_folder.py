@@ -234,6 +234,8 @@ def test_gold_standard_halves_share_no_reference(small):
     from sptjax import particles as spt_particles
     from sptjax import refinement, symmetry
     from sptjax.align import AlignmentSettings, RotateTranslate3D
+    from sptjax.copies import Copies
+    from sptjax.state import initial_state
     from sptjax.wedge import parse, region
 
     stack = io.open_stack(small.particles)
@@ -246,7 +248,7 @@ def test_gold_standard_halves_share_no_reference(small):
         gold_standard=True,
     )
     reference = io.read_volume(small.ref(0))[0][None]
-    start = refinement.initial_state(reference, len(stack), gold_standard=True, expected_score=20.0)
+    start = initial_state(reference, len(stack), gold_standard=True, expected_score=20.0)
 
     class Swapped:
         """The stack with its odd particles in reverse order."""
@@ -263,8 +265,8 @@ def test_gold_standard_halves_share_no_reference(small):
     odd = np.arange(1, len(stack), 2)
     Swapped.order[odd] = odd[::-1]
     other = dataclasses.replace(loaded, coefficients=loaded.coefficients[Swapped.order])
-    one = refinement.refine_round(start, loaded, stack, sampling, settings)
-    two = refinement.refine_round(start, other, Swapped(), sampling, settings)
+    one = refinement.refine_round(start, Copies.of(loaded), stack, sampling, settings)
+    two = refinement.refine_round(start, Copies.of(other), Swapped(), sampling, settings)
     np.testing.assert_array_equal(one.rotation[::2], two.rotation[::2])
     np.testing.assert_array_equal(one.score[::2], two.score[::2])
     np.testing.assert_array_equal(one.halves[0, 0], two.halves[0, 0])

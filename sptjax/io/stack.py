@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -137,6 +137,14 @@ class Stack:
         for first in range(0, len(self), size):
             indices = np.arange(first, min(first + size, len(self)))
             yield indices, self.read(indices)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Stack":
+        """Some of the volumes, in the order of `rows`, as a stack."""
+        chosen = [int(i) for i in rows]
+        moved = {
+            new: self._overrides[old] for new, old in enumerate(chosen) if old in self._overrides
+        }
+        return replace(self, _places=self._places[chosen], _overrides=moved)
 
     def _place(self, index: int) -> tuple[pathlib.Path, int]:
         if not 0 <= index < len(self):

@@ -5,7 +5,7 @@
 are fixed when it is compiled, volumes and curves among its fields are arguments.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .._types import Volume
 from . import (
@@ -27,7 +27,7 @@ from ._base import Processor as Processor
 from ._radial import match_to as match_to
 from ._radial import radial_power as radial_power
 
-PROCESSORS: Mapping[str, type[Processor]] = {
+PROCESSORS: Mapping[str, Callable[..., Processor]] = {
     **_filters.REGISTRY,
     **_radial.REGISTRY,
     **_normalize.REGISTRY,
