@@ -71,6 +71,8 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         raise InputError(
             f"--oneclass={wanted[-1]}: there are {matrix.n_classes} classes, from 0 on"
         )
+    for c in wanted:
+        _check_count(int((matrix.classes == c).sum()), gold, f"class {c} of --classmx")
     folder = _job.run_folder("classaverage", values, argv)
     for c in wanted:
         rows = np.flatnonzero(matrix.classes == c)
@@ -90,9 +92,7 @@ def _one_class(
     *,
     gold: bool,
 ) -> RefineState:
-    count = len(particles.stack)
-    if count < (4 if gold else 2):
-        raise InputError(f"--input: {count} particles are too few to refine")
+    _check_count(len(particles.stack), gold, "--input")
     references = None
     if values["ref"]:
         maps = _inputs.load_references(values["ref"], particles, values["apix"], console.say)
@@ -104,6 +104,11 @@ def _one_class(
     return _job.carry_out(
         "classaverage", values, argv, particles, references, matrix, (own,), gold=gold
     )
+
+
+def _check_count(count: int, gold: bool, where: str) -> None:
+    if count < (4 if gold else 2):
+        raise InputError(f"{where}: {count} particles are too few to refine")
 
 
 def _rows_of(matrix: ClassMatrix, rows: np.ndarray) -> ClassMatrix:
