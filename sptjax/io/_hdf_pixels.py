@@ -110,6 +110,7 @@ def write_pixels(
             checks[offset] = check
             outside, worst, squares = outside + beyond, max(worst, largest), squares + total
         advance(values.size / math.prod(shape))
+        del values  # before the next slab is read
     return Pixels(checks, outside, worst, squares)
 
 

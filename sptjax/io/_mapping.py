@@ -172,9 +172,11 @@ def usable(limits: tuple[float, float]) -> bool:
 
 
 def native(values: np.ndarray) -> np.ndarray:
-    """A copy as float32, or as integers of at most 16 bits of this machine's byte order."""
+    """In memory and contiguous: float32, or integers of at most 16 bits of this machine's order."""
     small = values.dtype.kind in "iu" and values.itemsize <= 2
-    return np.array(values, values.dtype.newbyteorder("=") if small else np.float32, order="C")
+    dtype = values.dtype.newbyteorder("=") if small else np.dtype(np.float32)
+    mapped = isinstance(values, np.memmap)
+    return np.array(values, dtype, order="C", copy=True if mapped else None)
 
 
 def encode(values: np.ndarray, mapping: Mapping) -> tuple[np.ndarray, int]:

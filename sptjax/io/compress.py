@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -135,6 +136,7 @@ def compress_file(
     settings = settings or Compression()
     verify = verify or (os.path.exists(target) and os.path.samefile(source, target))
     try:
+        before = os.path.getsize(source) if os.path.exists(source) else 0
         with (
             open_input(source, split=split, unsigned=unsigned) as images,
             workers(threads) as work,
@@ -149,12 +151,20 @@ def compress_file(
             size = os.path.getsize(temporary)
     except (OSError, RuntimeError) as error:
         raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
-    return found(os.path.getsize(source), size)
+    return found(before, size)
 
 
-def _reason(error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    return os.strerror(number) if number else str(error).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    """Why a file could not be written: the first failure counts, not those of tidying up."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__context__ is not None:
+        chain.append(chain[-1].__context__)
+    for link in reversed(chain):
+        number = getattr(link, "errno", None)
+        told = re.search(r"error message = '([^']+)'", str(link))
+        if number or told:
+            return os.strerror(number) if number else str(told and told[1])
+    return str(error).splitlines()[0]
 
 
 class _Maker:

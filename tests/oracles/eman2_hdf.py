@@ -98,3 +98,25 @@ def codes(path, index=0):
     """What is stored."""
     with h5py.File(path, "r", locking=False) as file:
         return file[f"MDF/images/{index}/image"][()]
+
+
+def raw_attributes(path, index=0):
+    """Every attribute of an image: type, space and bytes."""
+    out = {}
+    with h5py.File(path, "r") as file:
+        group = file[f"MDF/images/{index}"]
+        for name in group.attrs:
+            attribute = h5py.h5a.open(group.id, name.encode())
+            kind = attribute.get_type()
+            raw = np.zeros(attribute.shape, f"V{kind.get_size()}")
+            attribute.read(raw, mtype=kind)
+            out[name] = kind.encode(), attribute.shape, raw.tobytes()
+    return out
+
+
+def raw_chunks(path, index=0):
+    """Every chunk of an image as it lies in the file."""
+    with h5py.File(path, "r", locking=False) as file:
+        dataset = file[f"MDF/images/{index}/image"].id
+        places = [dataset.get_chunk_info(i).chunk_offset for i in range(dataset.get_num_chunks())]
+        return {place: dataset.read_direct_chunk(place)[1] for place in places}
