@@ -1,6 +1,7 @@
 """The alignment options: aligners, comparators, searches and where they contradict each other."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,8 +16,10 @@ from sptjax.align import (
     Aligner,
     AlignmentSettings,
     FineAligner,
+    Refine3D,
     Refine3DGrid,
     RotateTranslate3D,
+    RotateTranslate3DGrid,
     RotateTranslate3DTree,
 )
 from sptjax.comparators import COMPARATORS
@@ -85,32 +88,54 @@ def _by_radius(
 ) -> tuple[Aligner | None, FineAligner | None]:
     """Angular steps from the radius of the particle (see ``--radius``)."""
     radius, precision = values["radius"], values["precision"]
+    if not precision > 0:
+        raise InputError(f"--precision={precision:g}: voxels above 0 are needed")
     if not radius:
         say("--precision does nothing without --radius")
         return aligner, fine
-    if not precision > 0:
-        raise InputError(f"--precision={precision:g}: voxels above 0 are needed")
     if radius < 2 * apix:
         raise InputError(f"--radius={radius:g}: less than two voxels of {apix:g} A")
     if aligner is None:
         raise InputError("--radius and --align=None: there is no search to set steps for")
     if radius > box * apix * 3**0.5 / 2:
         say(f"--radius={radius:g} reaches out of the box of {box * apix:.0f} A")
-    if "delta" in values["align"] and given("align"):
+    if given("align") and re.search(r"delta|dphi|dalt|daz|:n=", values["align"]):
         say("--radius replaces the angular steps of --align")
     step = np.degrees(precision * apix / radius)
     delta = step * max(values["shrinkfine"], 1)
     coarse = max(4 * delta, step * max(values["shrink"], 1))
-    own = aligner if isinstance(aligner, RotateTranslate3D) else RotateTranslate3D()
-    aligner = dataclasses.replace(own, delta=float(coarse), dphi=float(coarse))
-    kept = fine if isinstance(fine, Refine3DGrid) else Refine3DGrid()
-    return aligner, dataclasses.replace(kept, delta=float(delta), range=float(2 * delta))
+    return _coarse_step(aligner, float(coarse)), _fine_step(fine, float(delta))
+
+
+def _coarse_step(aligner: Aligner, step: float) -> Aligner:
+    """An aligner that searches in such steps, with the symmetry and shifts of the one given."""
+    if isinstance(aligner, RotateTranslate3DGrid):
+        return dataclasses.replace(aligner, dalt=step, daz=step, dphi=step)
+    if isinstance(aligner, RotateTranslate3D):
+        return dataclasses.replace(aligner, delta=step, dphi=step, n=None)
+    reach = getattr(aligner, "maxshift", None)
+    search = None if reach is None else int(reach)
+    return RotateTranslate3D(search=search, sym=aligner.sym, delta=step, dphi=step)
+
+
+def _fine_step(fine: FineAligner | None, step: float) -> FineAligner:
+    """A fine aligner of such a spacing, within twice that of its start."""
+    if isinstance(fine, Refine3D):  # has no spacing
+        return fine
+    if isinstance(fine, RotateTranslate3DTree):
+        return dataclasses.replace(fine, maxang=2 * step)
+    return dataclasses.replace(fine or Refine3DGrid(), delta=step, range=2 * step)
 
 
 def _search(values: Values, aligner: Aligner | None, copy: float, say: Say) -> int | None:
     """Half width of the cube of coarse shifts, or None: what the aligner states."""
     value, most = values["search"], int(copy // 2) - 2
-    stated = _states_search(aligner)
+    stated = _stated_searches(aligner)
+    if max(stated, default=0) > most + 1:
+        raise InputError(
+            f"--align: a search of {max(stated):g}, half of the box of the copies is"
+            f" {most + 2} voxels"
+        )
     if stated and given("search") and value == _SEARCH:
         say(f"--search={value} is the default: the search of --align is used")
     if stated and (not given("search") or value == _SEARCH):
@@ -122,10 +147,10 @@ def _search(values: Values, aligner: Aligner | None, copy: float, say: Say) -> i
     return min(value, most)
 
 
-def _states_search(aligner: Aligner | FineAligner | None) -> bool:
-    """Whether an aligner says itself how far to shift."""
+def _stated_searches(aligner: Aligner | FineAligner | None) -> list[float]:
+    """How far to shift, where an aligner says so itself."""
     names = ("search", "searchx", "searchy", "searchz", "maxshift")
-    return any(getattr(aligner, name, None) is not None for name in names)
+    return [x for x in (getattr(aligner, name, None) for name in names) if x is not None]
 
 
 def _search_fine(values: Values, box: int) -> float:
@@ -139,7 +164,7 @@ def _search_fine(values: Values, box: int) -> float:
 
 def _with_search_fine(values: Values, fine: FineAligner | None, say: Say) -> FineAligner | None:
     """The fine aligner without a search of its own where ``--searchfine`` overrides it."""
-    if fine is None or not given("searchfine") or not _states_search(fine):
+    if fine is None or not given("searchfine") or not _stated_searches(fine):
         return fine
     if values["searchfine"] == _SEARCH_FINE:
         say(f"--searchfine={_SEARCH_FINE} is the default: the search of --falign is used")

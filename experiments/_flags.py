@@ -64,7 +64,13 @@ def _define_run(path: str, output: str) -> None:
         " gpu[:i,j] = these GPUs; results do not depend on it",
     )
     f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
-    f.DEFINE_integer("verbose", 0, "0 quiet, 1 progress bars ... 11", lower_bound=0, upper_bound=11)
+    f.DEFINE_integer(
+        "verbose",
+        0,
+        "0 = one line a round, 1 to 11 = progress bars too",
+        lower_bound=0,
+        upper_bound=11,
+    )
 
 
 def _define_references() -> None:
@@ -99,7 +105,9 @@ def _define_preprocessing(fine_like_coarse: bool, mask_target: str) -> None:
     f = flags
     particles = "of the copies that are aligned; averages are made from raw particles"
     f.DEFINE_string("mask", "", f"mask processor {particles}, e.g. mask.sharp:outer_radius=-2")
-    f.DEFINE_string("maskfile", None, "mask volume; see --maskfile-target")
+    f.DEFINE_string(
+        "maskfile", None, "mask volume in the box of the particles; see --maskfile_target"
+    )
     f.DEFINE_enum(
         "maskfile_target",
         mask_target,

@@ -163,9 +163,17 @@ def read_classes(values: Mapping[str, Any], particles: Particles) -> io.ClassMat
     return matrix
 
 
-def read_mask(path: str, box: int) -> np.ndarray:
-    """``--maskfile``: a volume of weights, cut or padded about its centre to a box."""
-    volume, _, _ = io.read_volume(path)
+def read_mask(path: str, box: int, apix: float) -> np.ndarray:
+    """``--maskfile``: a volume of weights, cut or padded about its centre to a box.
+
+    Args:
+        path: the file.
+        box: of the raw particles.
+        apix: their voxel size, angstrom; the mask must have it too, if it states one.
+    """
+    volume, size, _ = io.read_volume(path)
+    if size and abs(size / apix - 1) > 0.01:
+        raise InputError(f"--maskfile: {path} has voxels of {size:.4g} A, the particles {apix:.4g}")
     if not np.isfinite(volume).all() or volume.min() < 0 or not volume.max() > 0:
         raise InputError(f"--maskfile: {path} must hold values of zero and more, not all zero")
     out = np.zeros((box,) * 3, np.float32)
@@ -180,7 +188,10 @@ def read_mask(path: str, box: int) -> np.ndarray:
 
 def read_poses(path: str, particles: Particles, n_classes: int) -> Found:
     """``--inixforms``: one rigid transform per particle, particle to reference."""
-    matrices, _ = io.read_alignments(path, int(particles.rows.max()) + 1)
+    try:
+        matrices, _ = io.read_alignments(path, int(particles.rows.max()) + 1)
+    except InputError as error:
+        raise InputError(f"--inixforms: {error}") from error
     matrices, count = matrices[particles.rows], len(particles.rows)
     turn = np.repeat(matrices[:, None, :, :3], n_classes, 1).astype(np.float32)
     shift = np.repeat(matrices[:, None, :, 3], n_classes, 1).astype(np.float32)

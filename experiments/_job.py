@@ -102,11 +102,10 @@ def carry_out(
         average_only: average the seed classes and stop.
     """
     stack, apix = particles.stack, particles.apix
-    use_devices(values["parallel"])
     _resolve.check_names(values)
     alignment = _alignment.settings(values, stack.box, apix, console.say)
     if alignment.aligner is None and seed_classes is None and not values["inixforms"]:
-        raise InputError("--align=None: poses are needed, from --classmx or --inixforms")
+        console.say("--align=None without --inixforms: the particles are taken as they lie")
     if values["breaksym"] and all(s.name == "c1" for s in symmetries):
         console.say("--breaksym: without symmetry there is nothing to break")
     only = values["oneclass"]
@@ -121,7 +120,7 @@ def carry_out(
         gold_standard=gold,
         selection=_resolve.selection(values, stack),
         averaging=averaging,
-        references=_resolve.reference_settings(values, stack.box, match=not matched),
+        references=_resolve.reference_settings(values, stack.box, apix, match=not matched),
         autocentre=_resolve.autocentre(values),
         filter_by_fsc=values["filterbyfsc"],
         only_class=only,
@@ -151,6 +150,7 @@ def carry_out(
         save_all_aligned=values["saveallalign"],
         pose_tag=values["refinemultireftag"],
         plots=values["plots"],
+        rows=particles.rows,
     )
     job = Run(
         stack=stack,

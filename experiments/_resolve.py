@@ -70,7 +70,7 @@ def pipelines(values: Values, box: int, apix: float, *, fine: bool, say: Say) ->
     on_particles = values["maskfile"] and values["maskfile_target"] in ("particles", "both")
     shared: dict[str, Any] = {
         "mask": processor(values, "mask", group="mask."),
-        "mask_volume": _inputs.read_mask(values["maskfile"], box) if on_particles else None,
+        "mask_volume": (_inputs.read_mask(values["maskfile"], box, apix) if on_particles else None),
         "normalise": processor(values, "normproc", group="normalize"),
         "threshold": processor(values, "threshold"),
         "clip": values["clip"],
@@ -97,12 +97,13 @@ def pipelines(values: Values, box: int, apix: float, *, fine: bool, say: Say) ->
     return made
 
 
-def reference_settings(values: Values, box: int, *, match: bool) -> ReferenceSettings:
+def reference_settings(values: Values, box: int, apix: float, *, match: bool) -> ReferenceSettings:
     """How references are prepared.
 
     Args:
         values: every flag by name.
         box: of the raw particles.
+        apix: their voxel size.
         match: the comparator's scores depend on the radial power of the reference, which nothing
             else fits to the particles.
     """
@@ -110,7 +111,7 @@ def reference_settings(values: Values, box: int, *, match: bool) -> ReferenceSet
     return ReferenceSettings(
         preprocess=values["refpreprocess"],
         match=match and not values["notmatchimgs"],
-        mask=_inputs.read_mask(values["maskfile"], box) if on_reference else None,
+        mask=_inputs.read_mask(values["maskfile"], box, apix) if on_reference else None,
         automask=values["automask"],
     )
 

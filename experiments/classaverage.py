@@ -9,6 +9,7 @@ final_avg_odd.hdf, poses (sptali_ir_*.json), FSC curves, resolution.json and pic
 class matrix of several classes each is refined by itself, in a folder class<c>_01 of the run.
 """
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     Returns:
         The last state; of the last class, if several are refined.
     """
+    _job.use_devices(values["parallel"])
     particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
     gold = not values["goldstandardoff"] and not values["recompute"]
     matrix = _inputs.read_classes(values, particles) if values["classmx"] else None
@@ -79,7 +81,12 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         console.say(f"class {c}: {len(rows)} particles")
         alone = dict(values, path=str(folder / f"class{c}"), oneclass=None, resume=False)
         part = particles.select(rows)
-        state = _one_class(alone, argv, part, _rows_of(matrix, rows), own, gold=gold)
+        try:
+            state = _one_class(alone, argv, part, _rows_of(matrix, rows), own, gold=gold)
+        except InputError:
+            if not values["resume"] and not list(folder.glob("class*_*")):
+                shutil.rmtree(folder)  # nothing was computed
+            raise
     return state
 
 

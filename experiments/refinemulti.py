@@ -60,6 +60,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         values: every flag by name.
         argv: the command line, for the record.
     """
+    _job.use_devices(values["parallel"])
     particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
     available = len(particles.stack)
     matrix: ClassMatrix | None = None

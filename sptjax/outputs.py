@@ -35,7 +35,12 @@ class OutputSettings:
     save_aligned: bool = False
     save_all_aligned: bool = False  # aligned particles of every round
     pose_tag: str = ""  # takes the place of the iteration in the names of pose files
+    rows: np.ndarray | None = None  # of the input file that the particles are; all in order if None
     plots: bool = True
+
+    def original(self, index: int) -> int:
+        """Number of a particle in the input file."""
+        return int(index if self.rows is None else self.rows[index])
 
 
 def pad(number: int, count: int) -> str:
@@ -338,7 +343,7 @@ def write_aligned(
                 volume = np.asarray(transform(jnp.asarray(stack.read(np.array([i]))[0]), pose))
                 header = {
                     "spt_score": float(-state.score[i, own[i]]),
-                    "spt_indx_original": int(i),
+                    "spt_indx_original": settings.original(int(i)),
                     "spt_used": int(state.used[i]),
                     "spt_weight": float(state.weight[i]),
                     "xform.align3d": matrices[i],

@@ -135,17 +135,17 @@ def write_prepared(
     stack: Stack, name: str, copies: Copies, apix: float, output: OutputSettings
 ) -> None:
     """The particles as the coarse and, if it differs, the fine alignment sees them."""
-    _write_copy(stack, copies.coarse, apix, output.folder / f"{name}_preproc.hdf")
+    _write_copy(stack, copies.coarse, apix, output, f"{name}_preproc.hdf")
     if copies.fine is not None and copies.fine is not copies.coarse:
-        _write_copy(stack, copies.fine, apix, output.folder / f"{name}_preprocfine.hdf")
+        _write_copy(stack, copies.fine, apix, output, f"{name}_preprocfine.hdf")
 
 
-def _write_copy(stack: Stack, copy: Copy, apix: float, path) -> None:
+def _write_copy(stack: Stack, copy: Copy, apix: float, output: OutputSettings, name: str) -> None:
     prepared = prepare_stack(stack, copy.pipeline, apix)
-    with io.HdfWriter(path, apix * copy.scale) as writer:
+    with io.HdfWriter(output.folder / name, apix * copy.scale) as writer:
         for here, real in padded_batches(np.arange(len(stack)), 16):
             for i, volume in zip(here[:real], prepared.read(here)[:real]):
-                writer.append(np.asarray(volume), {"spt_indx_original": int(i)})
+                writer.append(np.asarray(volume), {"spt_indx_original": output.original(int(i))})
 
 
 def write_prepared_references(

@@ -59,7 +59,14 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         say: prints one line.
         progress: wraps iterations over batches: ``progress(items, title)``.
     """
-    copies = load_copies(run.stack, run.sampling, run.pipelines, run.refine.apix, progress=progress)
+    copies = load_copies(
+        run.stack,
+        run.sampling,
+        run.pipelines,
+        run.refine.apix,
+        spectra=run.refine.references.match,
+        progress=progress,
+    )
     _say_excluded(copies.coarse.particles, run.stack, say)
     _write_prepared(run, copies)
     state, history = None, _History()
