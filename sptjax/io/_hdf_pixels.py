@@ -6,7 +6,6 @@ back through HDF5 itself.
 """
 
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 
 from sptjax._errors import InputError
 
-from ._deflate import deflate
+from ._deflate import FASTEST, deflate
 from ._hdf_reader import restore_codes
 from ._mapping import Mapping, encode
 from ._pieces import Image, Work, chunk_shape, pieces, slabs
@@ -94,7 +93,7 @@ def write_pixels(
         packed: Any = codes
         if level is not None:
             packed = deflate(codes if codes.shape == plane else _padded(codes, plane), level)
-        return offset, packed, zlib.crc32(codes.data), outside, *storage.error(values, codes)
+        return offset, packed, FASTEST.crc32(codes.data), outside, *storage.error(values, codes)
 
     checks, outside, worst, squares = {}, 0, 0.0, 0.0
     rows = plane[0]
@@ -120,7 +119,7 @@ def check_pixels(dataset: h5py.Dataset, checks: dict[Offset, int]) -> None:
     Raises:
         InputError: it differs.
     """
-    found = {offset: zlib.crc32(values.data) for offset, values in _stored(dataset)}
+    found = {offset: FASTEST.crc32(values.data) for offset, values in _stored(dataset)}
     if found != checks:
         raise InputError(f"what was written to {dataset.name} reads back differently")
 

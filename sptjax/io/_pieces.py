@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,8 @@ Region = tuple[slice, ...]  # on the leading axes of an image; those left out ar
 Work = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 SLAB_BYTES = 16 << 20  # as float32
-_CHUNK_BYTES = {1: 1 << 16, 2: 1 << 16, 3: 1 << 15}  # by rank
+_CHUNK_BYTES = 1 << 16
+_BATCH = 4  # items that a thread takes at once
 _ROWS = 8  # EMAN2's height of a chunk, ours is a multiple
 
 
@@ -43,8 +45,8 @@ def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Chunks of 32 KiB (volumes) or 64 KiB: whole rows, a multiple of 8 where there are as many."""
-    target, nx = _CHUNK_BYTES[len(shape)], shape[-1]
+    """Chunks of 64 KiB or less: whole rows, a multiple of 8 (and at least 8) if there are as many."""
+    target, nx = _CHUNK_BYTES, shape[-1]
     if len(shape) == 1:
         return (min(nx, target // itemsize),)
     rows = target // (nx * itemsize) // _ROWS * _ROWS
@@ -101,7 +103,7 @@ def pieces(
 
 @contextlib.contextmanager
 def workers(threads: int) -> Iterator[Work]:
-    """Something like ``map``, in order, on a number of threads; twice as many items are in work.
+    """Something like ``map``, in order, on a number of threads; a few items each are in work.
 
     Args:
         threads: from 1; with 1 the caller does the work itself.
@@ -113,12 +115,13 @@ def workers(threads: int) -> Iterator[Work]:
 
         def work(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
             waiting: deque[concurrent.futures.Future] = deque()
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
+            rest = iter(items)
+            while batch := list(itertools.islice(rest, _BATCH)):
+                waiting.append(pool.submit(lambda some: [function(x) for x in some], batch))
+                if len(waiting) > threads + 1:
+                    yield from waiting.popleft().result()
             while waiting:
-                yield waiting.popleft().result()
+                yield from waiting.popleft().result()
 
         yield work
 
