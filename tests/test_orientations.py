@@ -4,12 +4,13 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
-from sptjax import orientations, symmetry
+from sptjax import orientations, rotation, symmetry
 from sptjax._errors import InputError
 
 COVERED = ["c1", "c4", "d7", "tet", "oct", "icos", "icos2"]
@@ -211,3 +212,33 @@ def test_bad_steps_are_refused():
     ):
         with pytest.raises(InputError, match="limit is 4000000"):
             too_many()
+
+
+def test_euler_grid_is_emans_loop():
+    """Every (alt, az, phi) in order, as EMAN's matrix, particle to reference."""
+    found = orientations.euler_grid((0, 90, 45), (20, 60, 20), (-30, 30, 30))
+    loop = [(az, alt, phi) for alt in (20, 40, 60) for az in (0, 45) for phi in (-30, 0)]
+    want = rotation.from_euler(jnp.asarray(loop, jnp.float32), rotation.Convention.EMAN)
+    np.testing.assert_allclose(found.rotations, want, atol=1e-5)
+    assert found.spacing_deg == 45
+    with pytest.raises(InputError, match="az from"):
+        orientations.euler_grid((9, 9, 10), (0, 180, 10), (0, 360, 10))
+    with pytest.raises(InputError, match="4000000"):
+        orientations.euler_grid((0, 360, 1), (0, 180, 1), (0, 360, 1))
+
+
+def test_phi_range_of_emans_rings():
+    whole, part = orientations.eman(45, 30), orientations.eman(45, 30, phi_deg=(60, 180))
+    rows = np.asarray(whole.rotations).reshape(-1, 12, 3, 3)[:, 2:6].reshape(-1, 3, 3)
+    np.testing.assert_allclose(part.rotations, rows, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["c1", "d3"])
+def test_spacing_from_the_number_of_directions(name):
+    group = symmetry.parse(name)
+    for delta in (11.0, 30.0):
+        count = len(orientations.eman(delta, 180, group)) // 2
+        spacing = orientations.eman_spacing_deg(count, group)
+        assert len(orientations.eman(spacing, 180, group)) // 2 == count
+    with pytest.raises(InputError, match="n=0"):
+        orientations.eman_spacing_deg(0, group)
