@@ -45,7 +45,7 @@ def stored_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """Chunks of 64 KiB or less: whole rows, a multiple of 8 (and at least 8) if there are as many."""
+    """Chunks of about 64 KiB: whole rows, a multiple of 8 where there are as many."""
     target, nx = _CHUNK_BYTES, shape[-1]
     if len(shape) == 1:
         return (min(nx, target // itemsize),)
