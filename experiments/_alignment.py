@@ -142,9 +142,11 @@ def _search(values: Values, aligner: Aligner | None, copy: float, say: Say) -> i
         return None
     if value < 0:
         return most
-    if value > most + 1 and given("search"):
+    if not given("search"):
+        return min(value, most)
+    if value > most + 1:
         raise InputError(f"--search={value}: half of the box of the copies is {most + 2} voxels")
-    return min(value, most)
+    return value
 
 
 def _stated_searches(aligner: Aligner | FineAligner | None) -> list[float]:
