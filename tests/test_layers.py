@@ -18,8 +18,8 @@ FLOORS = {
     "2": "score average resolution phantom simulate transfer particles processors averagers"
     " comparators _pipeline selection fidelity",
     "3": "align preprocess averaging",
-    "4": "halves calibration classify bootstrap centring copies state",
-    "5": "references measure refinement",
+    "4": "halves calibration classify bootstrap centring copies state pca stability",
+    "5": "references measure refinement generate",
     "6": "outputs products runner console workdir plots",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -37,6 +37,7 @@ SAME_FLOOR = {
     "particles": {"score", "comparators"},
     "processors": {"resolution"},
     "_pipeline": {"processors"},
+    "pca": {"classify"},
     "refinement": {"references", "measure"},
     "outputs": {"plots"},
     "products": {"outputs"},
