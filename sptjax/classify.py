@@ -9,9 +9,10 @@ coefficients contribute nothing. Class maps are drawn towards the common mean,
 and every particle is left out of the maps that it is compared with. Without that its own noise,
 which is part of its class average, ties it to whatever class it happens to be in: with a few
 hundred particles that outweighs the differences between conformations. For the same reason the
-leave-one-out likelihood chooses between starts and between strengths ``tau``. (The labels of
-the others are fitted, so that even two groups of one kind gain a little: it compares fits, it
-does not count classes.)
+leave-one-out likelihood chooses between starts and between strengths ``tau``. The labels of the
+others are fitted, so that even two groups of one kind gain something: classes count as real if
+they gain clearly more than the same fit does after the differences between the particles and
+their mean were given random phases.
 """
 
 import dataclasses
@@ -33,6 +34,7 @@ from .particles import Sampling, Stack
 Progress = Callable[[Iterable, str], Iterable]
 VARIATIONS = (0.02, 0.1, 0.5)  # power of class differences over that of the mean map
 BUDGET_BYTES = 2**30
+CLEARLY = 1.25  # one class of 200 particles: 1.1; classes told apart with 87 %: 1.4
 
 
 def widest_band(count: int, box: int) -> int:
@@ -49,6 +51,7 @@ class AlignedBand(eqx.Module):
     data: Complex[Array, "n k"]
     weight: Float[Array, "n k"]  # 0 ... 1
     signal: Float[Array, " k"]  # power of the mean map over that of the noise, by shell
+    scale: Float[Array, " k"] | None = None  # by which transforms were multiplied to be whitened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,12 @@ class Split:
 
     responsibility: np.ndarray  # [n, c], rows sum to one
     gain: float  # leave-one-out log-likelihood over that of one class, per particle
+    chance: float  # the same where there are no classes
+
+    @property
+    def supported(self) -> bool:
+        """Whether the particles tell these classes apart."""
+        return self.gain > CLEARLY * max(self.chance, 0.0)
 
     @property
     def classes(self) -> np.ndarray:
@@ -111,7 +120,8 @@ def align_band(
     pairs = weight.sum(0) ** 2 - (weight**2).sum(0)
     signal = np.bincount(shells, together) / np.maximum(np.bincount(shells, pairs), 1e-30)
     signal = np.maximum(signal, 1e-6).astype(np.float32)
-    return AlignedBand(jnp.asarray(data), jnp.asarray(weight), jnp.asarray(signal[shells]))
+    parts = (data, weight, signal[shells], scale[shells])
+    return AlignedBand(*(jnp.asarray(x) for x in parts))
 
 
 def split(
@@ -137,19 +147,40 @@ def split(
     n = band.data.shape[0]
     seeds = jax.random.split(key, starts)
     first = [jax.random.dirichlet(k, jnp.ones(count), (n,)) for k in seeds[: (starts + 1) // 2]]
-    coordinates = np.asarray(_principal(band, count, seeds[-1]))
+    coordinates = np.asarray(principal_coordinates(band, max(count - 1, 1), seeds[-1]))
     for i in range(starts // 2):
         _, labels = kmeans2(coordinates, count, minit="++", rng=i)
         first.append(jnp.asarray(0.9 * np.eye(count)[labels] + 0.1 / count, jnp.float32))
-    alone = _fit(band, jnp.ones((1, n, 1)), 1 / band.signal, 1)[1]
-    best = None
+    found, gain = _best_fit(band, jnp.stack(first), rounds)
+    null = _scrambled(band, jax.random.fold_in(key, 1))
+    _, chance = _best_fit(null, jnp.stack(first[:2]), rounds)
+    return Split(found, gain, chance)
+
+
+def _best_fit(
+    band: AlignedBand, first: Float[Array, "s n c"], rounds: int
+) -> tuple[np.ndarray, float]:
+    """Responsibilities of the best start and strength, and their gain per particle."""
+    n = band.data.shape[0]
+    alone = float(_fit(band, jnp.ones((1, n, 1)), 1 / band.signal, 1)[1][0])
+    best, top = None, -np.inf
     for variation in VARIATIONS:
-        found, value = _fit(band, jnp.stack(first), 1 / (variation * band.signal), rounds)
-        top = int(np.nanargmax(value))
-        if best is None or value[top] > best[1]:
-            best = np.asarray(found[top]), float(value[top])
+        found, value = _fit(band, first, 1 / (variation * band.signal), rounds)
+        which = int(np.nanargmax(value))
+        if best is None or value[which] > top:
+            best, top = np.asarray(found[which]), float(value[which])
     assert best is not None
-    return Split(best[0], (best[1] - float(alone[0])) / n)
+    return best, (top - alone) / n
+
+
+@eqx.filter_jit
+def _scrambled(band: AlignedBand, key: Array) -> AlignedBand:
+    """Particles whose differences from the mean have random phases: no classes are left."""
+    mean = band.data.sum(0) / (band.weight.sum(0) + 1).astype(band.data.dtype)
+    common = band.weight.astype(mean.dtype) * mean[None]
+    angle = jax.random.uniform(key, common.shape, maxval=2 * jnp.pi)
+    turn = lax.complex(jnp.cos(angle), jnp.sin(angle))
+    return AlignedBand(common + (band.data - common) * turn, band.weight, band.signal)
 
 
 @eqx.filter_jit
@@ -189,8 +220,11 @@ def _expect(
 
 
 @eqx.filter_jit
-def _principal(band: AlignedBand, count: int, key: Array) -> Float[Array, "n c"]:
-    """Leading ``count - 1`` coordinates of the differences from the mean, by subspace iteration."""
+def principal_coordinates(band: AlignedBand, count: int, key: Array) -> Float[Array, "n c"]:
+    """Leading coordinates of the differences from the mean, by subspace iteration.
+
+    Every particle's product with itself is left out.
+    """
     mean = band.data.sum(0) / (band.weight.sum(0) + 1).astype(band.data.dtype)
     rest = band.data - band.weight.astype(mean.dtype) * mean[None]
     own = jnp.sum(jnp.abs(rest) ** 2, 1)
@@ -199,5 +233,5 @@ def _principal(band: AlignedBand, count: int, key: Array) -> Float[Array, "n c"]
         back = jnp.conj(rest) @ (rest.T @ basis.astype(rest.dtype))
         return jnp.linalg.qr(back.real - own[:, None] * basis)[0]
 
-    start = jax.random.normal(key, (rest.shape[0], max(count - 1, 1) + 2))
-    return lax.fori_loop(0, 30, step, jnp.linalg.qr(start)[0])[:, : max(count - 1, 1)]
+    start = jax.random.normal(key, (rest.shape[0], count + 2))
+    return lax.fori_loop(0, 30, step, jnp.linalg.qr(start)[0])[:, :count]

@@ -82,6 +82,28 @@ def ball_coefficients(
     return spectrum[:, index] * phase[None, :]
 
 
+def from_ball(
+    values: Complex[Array, "n k"], vectors: Int[Array, "k 3"], box: int
+) -> Float[Array, "n z y x"]:
+    """Real volumes with these half-ball coefficients and no others.
+
+    The inverse of :func:`ball_coefficients`, in any box.
+
+    Args:
+        values: coefficients, origin at the centre voxel.
+        vectors: integer (kx, ky, kz) of one Hermitian half, ``|k| < box / 2``.
+        box: edge of the volumes.
+    """
+    kx, ky, kz = vectors[:, 0], vectors[:, 1], vectors[:, 2]
+    values = values * jnp.conj(centre_phase(vectors.astype(jnp.float32), box))[None]
+    row, mirror = ((k[1] % box) * box + k[0] % box for k in ((ky, kz), (-ky, -kz)))
+    on_plane = jnp.where(kx == 0, mirror * (box // 2 + 1), box**3)
+    flat = jnp.zeros((values.shape[0], box * box * (box // 2 + 1)), values.dtype)
+    flat = flat.at[:, row * (box // 2 + 1) + kx].set(values)
+    flat = flat.at[:, on_plane].set(jnp.conj(values), mode="drop")
+    return irfftn(flat.reshape(-1, box, box, box // 2 + 1), box)
+
+
 def ball_samples(grids: Float[Array, "n z y x"], vectors: Int[Array, "k 3"]) -> Float[Array, "n k"]:
     """Values of centred Fourier-space grids (zero frequency at ``n // 2``) at the frequencies."""
     box = grids.shape[-1]
