@@ -80,9 +80,7 @@ class Bench:
         turns = Rotation.random(COUNT, random_state=7).as_matrix()
         shifts = rng.uniform(-1.5, 1.5, (COUNT, 3))
         self.matrices = np.concatenate([turns, shifts[:, :, None]], 2)  # particle to reference
-        clean = [
-            draw(BLOBS[c], r.T, -r.T @ t) for c, r, t in zip(CLASSES, turns, shifts)
-        ]
+        clean = [draw(BLOBS[c], r.T, -r.T @ t) for c, r, t in zip(CLASSES, turns, shifts)]
         noise = rng.normal(size=(COUNT, BOX, BOX, BOX))
         self.particles = (np.array(clean) + 0.15 * noise).astype(np.float32)
         self.x = np.array([0, 100, 200, 300, 400, 500, 600, 700])  # in the tomogram, voxels
@@ -106,11 +104,8 @@ class Bench:
 
     def classes(self, name, classes, matrices, n_classes=2):
         """A class matrix with poses."""
-        angles = Rotation.from_matrix(matrices[:, :, :3]).as_euler("zxz", degrees=True)
-        # scipy's intrinsic turns are the transposes of EMAN2's
-        angles = Rotation.from_matrix(matrices[:, :, :3].swapaxes(1, 2)).as_euler(
-            "ZXZ", degrees=True
-        )
+        turns = Rotation.from_matrix(matrices[:, :, :3].swapaxes(1, 2))
+        angles = turns.as_euler("ZXZ", degrees=True)  # EMAN2's az, alt, phi turn the other way
         matrix = io.ClassMatrix(
             n_classes=n_classes,
             classes=np.asarray(classes),
@@ -141,8 +136,6 @@ class Bench:
             stem = chosen.pop("path", self.folder / f"run{len(self._known)}")
             words = [f"--{k}={v}" for k, v in chosen.items() if v is not None]
             with pytest.MonkeyPatch.context() as patch:
-                state, said = script_runs.call(
-                    program, f"--path={stem}", *words, monkeypatch=patch
-                )
+                state, said = script_runs.call(program, f"--path={stem}", *words, monkeypatch=patch)
             self._known[key] = Result(workdir.latest(stem), state, said)
         return self._known[key]
