@@ -94,28 +94,34 @@ class PairSearch:
 
 
 def plan_pairs(material: Material, objects: Objects, search_vox: float) -> PairSearch:
-    """Bands, spacings and candidates for objects as well known as these.
+    """Search of all rotations for objects as well known as these.
 
     Args:
         material: of the objects.
         objects: a level of a tree, a round of merging.
         search_vox: largest shift along each axis, voxels of the copies.
     """
+    plan = pair_plan(material, objects, search_vox)
+    return PairSearch(plan, orientations.uniform(plan.delta_deg), plan.shifts())
+
+
+def pair_plan(
+    material: Material, objects: Objects, search_vox: float | tuple[float, float, float]
+) -> SearchPlan:
+    """Bands, spacings and candidates; arguments as :func:`plan_pairs`, shifts of every axis."""
     seen = (material.signal[None] * objects.weight) ** 2
     box, kmax = material.particles.box, band_of(material)
     info = information(np.ones(kmax + 1), seen.mean(0)[: fourier.half_ball_size(kmax)], kmax)
-    expected = float(np.sqrt(2 * material.filled * info.sum()))
     plan = plan_search(
         info,
         box=box,
         radius_vox=material.radius_vox,
         max_shift_vox=search_vox,
-        expected_score=expected,
+        expected_score=float(np.sqrt(2 * material.filled * info.sum())),
     )
     # two bands do: the candidates are few, and every stage is compiled apart
     stages = (plan.stages[0], dataclasses.replace(plan.stages[-1], steps=FINAL_STEPS))
-    plan = dataclasses.replace(plan, stages=stages if len(plan.stages) > 1 else plan.stages)
-    return PairSearch(plan, orientations.uniform(plan.delta_deg), plan.shifts())
+    return dataclasses.replace(plan, stages=stages if len(plan.stages) > 1 else plan.stages)
 
 
 def band_of(material: Material) -> int:

@@ -1,0 +1,277 @@
+"""Self-symmetry: every particle on the axes of its symmetry, then all of them together.
+
+EMAN2's ``e2symsearch3d.py`` puts each particle where it agrees best with its own symmetry copies.
+That leaves open what the symmetry cannot tell: the turns and shifts that map its axes onto
+themselves (of Cn any turn about z, any shift along it and a half turn across it; of Dn half a
+step about z). They are settled here by aligning every particle, symmetrised, to the running
+average over those moves alone.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from .. import orientations
+from .._errors import InputError
+from .._types import Pose
+from ..align import align_to_symmetry
+from ..averaging import Averaging
+from ..orientations import OrientationSet
+from ..selection import Selection, select
+from ..symmetry import Symmetry, copies
+from ._maps import Generated, composed, raw_maps
+from ._material import Material, Objects, on_centred_grid, on_grid
+from ._pairs import PairSearch, align_pairs, band_of, pair_plan
+
+Progress = Callable[[Iterable, str], Iterable]
+SCAN_DEG = 8.0
+
+
+@dataclasses.dataclass(frozen=True)
+class SymmetrySettings:
+    """What the options of a self-symmetry search resolve to."""
+
+    symmetry: Symmetry
+    steps: int = 10  # maxima of the scan that are refined, per particle
+    search_vox: float | None = None  # bound on shifts, voxels of the copies; a quarter of the box
+    rounds: int = 1  # of averaging (avgiter)
+    selection: Selection = Selection()
+    averaging: Averaging = Averaging()
+    seed: int = 0
+
+    def __post_init__(self):
+        if len(self.symmetry) == 1:
+            raise InputError("self-symmetry needs a symmetry other than c1 (--sym)")
+        if self.steps < 1 or self.rounds < 1:
+            raise InputError("self-symmetry needs at least one start and one round of averaging")
+
+
+@dataclasses.dataclass(frozen=True)
+class OnAxes:
+    """Particles on the axes of their symmetry.
+
+    Attributes:
+        indices: in the stack.
+        rotation: particle to symmetric frame, ``[n, 3, 3]``.
+        shift: ``[n, 3]``, raw voxels.
+        score: correlation of the symmetrised with the moved particle, 0 to 1.
+    """
+
+    indices: np.ndarray
+    rotation: np.ndarray
+    shift: np.ndarray
+    score: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Particles on common axes with the freedom of the symmetry settled.
+
+    Attributes:
+        poses: as :class:`OnAxes`; the score is the evidence against the average, in sigma.
+        used: of every particle, whether it is in the average.
+        map: the average.
+        rounds: indices of the particles kept in every round.
+    """
+
+    poses: OnAxes
+    used: np.ndarray
+    map: np.ndarray
+    rounds: tuple[np.ndarray, ...]
+
+
+def put_on_axes(
+    material: Material,
+    rows: np.ndarray,
+    settings: SymmetrySettings,
+    *,
+    progress: Progress = lambda items, _: items,
+) -> OnAxes:
+    """Align every particle to its own symmetry, alone.
+
+    Args:
+        material: of the particles.
+        rows: which particles.
+        settings: the symmetry and how to search.
+        progress: wraps the iteration over particles.
+    """
+    rows, box = np.asarray(rows), material.particles.box
+    grid = orientations.uniform(SCAN_DEG, settings.symmetry)
+    vectors = jnp.asarray(material.vectors, jnp.float32)
+    poses, scores = [], []
+    for i in progress(rows, "self-symmetry"):
+        one = material.singles(np.array([i]))
+        volume, seen = _as_volume(
+            jnp.asarray(one.data[0]), jnp.asarray(one.weight[0]), vectors, box
+        )
+        pose, score = align_to_symmetry(
+            volume,
+            settings.symmetry,
+            key=jax.random.fold_in(jax.random.key(settings.seed), i),
+            starts=settings.steps,
+            kmax=min(max(box // 3, 4), box // 2 - 3, band_of(material)),
+            max_shift_vox=settings.search_vox,
+            sampling=seen,
+            grid=grid,
+        )
+        poses.append(pose)
+        scores.append(float(score))
+    turn = np.array([pose.rotation for pose in poses], np.float64)
+    shift = np.array([pose.shift for pose in poses], np.float64) * material.scale
+    return OnAxes(rows, turn, shift, np.array(scores))
+
+
+@eqx.filter_jit
+def _as_volume(data, weight, vectors, box: int):
+    return on_grid(data, vectors, box), on_centred_grid(weight, vectors, box)
+
+
+def bring_together(
+    material: Material,
+    found: OnAxes,
+    settings: SymmetrySettings,
+    *,
+    reference: OnAxes | None = None,
+    progress: Progress = lambda items, _: items,
+) -> Together:
+    """Settle what the symmetry leaves open, and average.
+
+    The particle with the best score comes first; then as many at a time as the average holds.
+    Rounds of averaging stop when the particles that are kept repeat.
+
+    Args:
+        material: of the particles.
+        found: particles on their axes.
+        settings: of averaging and selection.
+        reference: the particles to start the average from, if not the best one.
+        progress: wraps iterations over batches.
+    """
+    symmetry, count = settings.symmetry, len(found.indices)
+    objects = _symmetrised(material, found, symmetry, np.arange(count), count)
+    search = _within_normaliser(material, objects, symmetry, settings.search_vox)
+    turn, shift = np.array(found.rotation), np.array(found.shift)
+    evidence = np.zeros(count)
+
+    def settle(members: np.ndarray, target: Objects, title: str) -> None:
+        both = target.joined(objects.take(members))
+        pairs = np.stack([np.zeros(len(members), int), 1 + np.arange(len(members))], 1)
+        moved = align_pairs(material, both, pairs, search, title=title, progress=progress)
+        turn[members], shift[members] = composed(
+            moved.rotation, moved.shift, found.rotation[members], found.shift[members]
+        )
+        evidence[members] = moved.score
+
+    def average_of(members: np.ndarray) -> Objects:
+        own = OnAxes(found.indices[members], turn[members], shift[members], found.score[members])
+        return _symmetrised(material, own, symmetry, np.zeros(len(members), int), 1)
+
+    order = np.argsort(-found.score, kind="stable")
+    if reference is None:
+        target, done = average_of(order[:1]), 1
+    else:
+        target, done = (
+            _symmetrised(material, reference, symmetry, np.zeros(len(reference.indices), int), 1),
+            0,
+        )
+    while done < count:
+        batch = order[done : done + max(done, 1)]
+        settle(batch, target, "common frame")
+        done += len(batch)
+        target = average_of(order[:done])
+    used, kept = np.ones(count, bool), []
+    for _ in range(settings.rounds):
+        if count > 1:
+            settle(np.arange(count), target, "against the average")
+        used, _ = select(np.zeros(count, int), evidence, settings.selection)
+        target = average_of(np.flatnonzero(used))
+        repeats = bool(kept) and np.array_equal(kept[-1], found.indices[used])
+        kept.append(found.indices[used])
+        if repeats:
+            break
+    rows = found.indices[used]
+    volume = raw_maps(
+        material, rows, turn[used], shift[used], np.zeros(len(rows), int), 1,
+        settings.averaging, symmetry=symmetry, progress=progress,
+    )[0]  # fmt: skip
+    return Together(OnAxes(found.indices, turn, shift, evidence), used, volume, tuple(kept))
+
+
+def symmetry_reference(together: Together) -> Generated:
+    """The average with the poses of the particles in it."""
+    used, poses = together.used, together.poses
+    return Generated(
+        map=together.map,
+        indices=poses.indices[used],
+        rotation=poses.rotation[used],
+        shift=poses.shift[used],
+        score=poses.score[used],
+        note=f"self-symmetry: {int(used.sum())} of {len(used)} particles, median evidence"
+        f" {np.median(poses.score):.1f} sigma",
+    )
+
+
+def _symmetrised(
+    material: Material, poses: OnAxes, symmetry: Symmetry, group: np.ndarray, count: int
+) -> Objects:
+    """Averages of particles and all their symmetry copies, as objects."""
+    given = Pose(jnp.asarray(poses.rotation, jnp.float32), jnp.asarray(poses.shift, jnp.float32))
+    all_of = copies(given, symmetry)
+    g = len(symmetry)
+    return material.averages(
+        np.repeat(poses.indices, g),
+        np.asarray(all_of.rotation).reshape(-1, 3, 3),
+        np.asarray(all_of.shift).reshape(-1, 3),
+        np.repeat(group, g),
+        count,
+    )
+
+
+def _within_normaliser(
+    material: Material, objects: Objects, symmetry: Symmetry, search_vox: float | None
+) -> PairSearch:
+    """Search of the moves that map the axes of a symmetry onto themselves."""
+    single = symmetry.helix is not None or symmetry.name.startswith("c")
+    reach = material.particles.box / 4 if search_vox is None else search_vox
+    plan = pair_plan(material, objects, (0.0, 0.0, reach if single else 0.0))
+    if single:
+        span = 360.0 if symmetry.helix is not None else 360.0 / len(symmetry)
+        number = max(int(np.ceil(span / plan.delta_deg)), 4)
+        about = Rotation.from_euler("z", np.arange(number)[:, None] * span / number, degrees=True)
+        across = Rotation.from_euler("x", 180, degrees=True)
+        turns = np.concatenate([about.as_matrix(), (about * across).as_matrix()])
+        index = np.arange(2 * number).reshape(2, number)
+        beside = np.stack([np.roll(index, 1, 1), np.roll(index, -1, 1)], -1).reshape(-1, 2)
+        free = (False, False, True, False, False, True)
+    else:
+        turns = _cosets(symmetry)
+        beside = np.arange(len(turns))[:, None]
+        free = (False,) * 6
+        plan = dataclasses.replace(
+            plan, stages=tuple(dataclasses.replace(stage, steps=0) for stage in plan.stages)
+        )
+    grid = OrientationSet(
+        jnp.asarray(turns, jnp.float32), plan.delta_deg, plan.delta_deg,
+        jnp.asarray(beside, jnp.int32),
+    )  # fmt: skip
+    return PairSearch(plan, grid, plan.shifts(), free)
+
+
+def _cosets(symmetry: Symmetry) -> np.ndarray:
+    """Rotations that map the axes of a point group onto themselves, one of each coset of it."""
+    one = np.eye(3)[None]
+    if symmetry.name == "d2":  # all axes are alike: the turns of a cube
+        z = Rotation.from_euler("z", [[0], [90]], degrees=True)
+        cycle = Rotation.from_rotvec(np.arange(3)[:, None] * 120 * np.ones((1, 3)) / 3**0.5, True)
+        return np.concatenate([(c * z).as_matrix() for c in cycle])
+    if symmetry.name.startswith("d"):
+        step = 360 / len(symmetry)
+        return np.concatenate([one, Rotation.from_euler("z", [[step]], degrees=True).as_matrix()])
+    if symmetry.name == "tet":  # a quarter turn about one of its 2-fold axes
+        axis = np.array([0, -(2**0.5), 1]) / 3**0.5
+        return np.concatenate([one, Rotation.from_rotvec(90 * axis[None], True).as_matrix()])
+    return one

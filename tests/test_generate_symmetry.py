@@ -1,0 +1,124 @@
+"""Self-symmetry of phantoms with planted axes, and what the symmetry leaves open."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from alignment_setting import APIX, BOX, Volumes
+from generate_setting import sampling
+from scipy.spatial.transform import Rotation
+from test_symmetry_align import Symmetric
+
+from sptjax import generate, symmetry
+from sptjax._errors import InputError
+from sptjax.generate import SymmetrySettings
+from sptjax.generate._self_symmetry import _cosets
+from sptjax.selection import Selection
+
+COUNT = 4
+
+
+def particles_of(thing, rng, noise=1.0):
+    """Particles at random poses, noise as strong as the signal, times the wedge."""
+    turns = Rotation.random(COUNT, rng=rng).as_matrix()
+    shifts = rng.uniform(-1, 1, (COUNT, 3))
+    region = np.fft.ifftshift(sampling().shared)
+    out = []
+    for turn, shift in zip(turns, shifts):
+        clean = np.asarray(thing.moved(turn, shift))
+        noisy = clean + noise * clean.std() * rng.normal(size=clean.shape)
+        out.append(np.fft.ifftn(np.fft.fftn(noisy) * region).real)
+    return turns, shifts, np.asarray(out, np.float32)
+
+
+@pytest.fixture(scope="module", params=["c4", "d7"])
+def solved(request):
+    rng = np.random.default_rng(3)
+    thing = Symmetric(request.param, rng)
+    turns, shifts, volumes = particles_of(thing, rng)
+    material = generate.prepare(Volumes(volumes), sampling(), APIX)
+    settings = SymmetrySettings(thing.group, steps=4, search_vox=2.0)
+    found = generate.put_on_axes(material, np.arange(COUNT), settings)
+    together = generate.bring_together(material, found, settings)
+    return thing, turns, shifts, found, together
+
+
+def relative(poses, turns):
+    """Symmetric frame of the phantom to that of the result, one rotation per particle."""
+    return np.asarray(poses.rotation) @ turns
+
+
+def test_axes_are_found(solved):
+    thing, turns, shifts, found, _ = solved
+    frame = relative(found, turns)
+    if thing.group.name == "c4":
+        error = np.degrees(np.arccos(np.clip(np.abs(frame[:, 2, 2]), 0, 1)))
+    else:
+        error = np.asarray(
+            symmetry.angle_deg_modulo(
+                jnp.asarray(frame, jnp.float32), jnp.eye(3)[None], symmetry.parse("d14")
+            )
+        )
+    assert error.max() < 3
+    centre = np.einsum("nij,nj->ni", found.rotation, shifts) + found.shift
+    off = np.linalg.norm(centre[:, :2] if thing.group.name == "c4" else centre, axis=1)
+    assert off.max() < 0.5
+
+
+def test_one_frame_for_all(solved):
+    """After the second step all frames differ from the phantom's by one and the same move."""
+    thing, turns, shifts, found, together = solved
+    frames = relative(together.poses, turns).astype(np.float32)
+    first = jnp.asarray(frames[:1])
+    error = symmetry.angle_deg_modulo(first, jnp.asarray(frames), thing.group)
+    assert np.asarray(error).max() < 6
+    before = relative(found, turns).astype(np.float32)
+    apart = symmetry.angle_deg_modulo(jnp.asarray(before[:1]), jnp.asarray(before), thing.group)
+    assert np.asarray(apart).max() > 10  # else there was nothing to settle
+    centre = np.einsum("nij,nj->ni", together.poses.rotation, shifts) + together.poses.shift
+    assert np.abs(centre - centre[0])[:, 2].max() < 0.6
+
+
+def test_average_shows_the_phantom(solved):
+    thing, turns, _, _, together = solved
+    frame = relative(together.poses, turns)[0]
+    shift = together.poses.shift[0] - together.poses.rotation[0] @ (
+        -solved[2][0]
+    )  # where the phantom's centre went
+    truth = np.asarray(thing.moved(frame, shift))
+    a, b = together.map - together.map.mean(), truth - truth.mean()
+    assert (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) > 0.85
+
+
+def test_selection_is_applied():
+    rng = np.random.default_rng(5)
+    thing = Symmetric("c4", rng)
+    _, _, volumes = particles_of(thing, rng, 0.5)
+    volumes[1] = rng.normal(size=(BOX,) * 3) * volumes[0].std()  # noise alone
+    material = generate.prepare(Volumes(volumes), sampling(), APIX)
+    settings = SymmetrySettings(
+        thing.group, steps=4, search_vox=2.0, rounds=4, selection=Selection(keep=0.75)
+    )
+    found = generate.put_on_axes(material, np.arange(COUNT), settings)
+    together = generate.bring_together(material, found, settings)
+    assert together.used.tolist() == [True, False, True, True]
+    assert len(together.rounds) == 2  # the kept set repeats
+    assert generate.symmetry_reference(together).indices.tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize(("name", "count"), [("d2", 6), ("d7", 2), ("tet", 2), ("oct", 1)])
+def test_cosets_keep_the_axes_and_are_distinct(name, count):
+    group = np.asarray(symmetry.parse(name).operators, float)
+    turns = _cosets(symmetry.parse(name))
+    assert len(turns) == count
+    for turn in turns:
+        mates = turn @ group @ turn.T
+        distance = np.abs(mates[:, None] - group[None]).max((2, 3)).min(1)
+        assert distance.max() < 1e-5
+    for i, j in ((i, j) for i in range(count) for j in range(i)):
+        between = turns[i].T @ turns[j]
+        assert np.abs(group - between).max((1, 2)).min() > 0.1
+
+
+def test_no_symmetry_is_refused():
+    with pytest.raises(InputError, match="other than c1"):
+        SymmetrySettings(symmetry.parse("c1"))
