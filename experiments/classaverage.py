@@ -47,8 +47,11 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     gold = not values["goldstandardoff"] and not values["recompute"]
     matrix = _inputs.read_classes(values, particles) if values["classmx"] else None
     if matrix is None:
-        for name in ("recompute", "oneclass"):
-            if values[name] not in (None, False):
+        for name, asked in (
+            ("recompute", values["recompute"]),
+            ("oneclass", values["oneclass"] is not None),
+        ):
+            if asked:
                 raise InputError(f"--{name}: the classes come from --classmx, which is not given")
         if not values["ref"]:
             raise InputError("--ref: give one reference map, or --classmx with classes and poses")

@@ -25,6 +25,8 @@ T = TypeVar("T")
 Value = int | float | str
 Registry = Mapping[str, Callable[..., T]]
 
+_MOST_LISTED = 20  # names in one message; of more, only how they begin
+
 _KINDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -212,6 +214,9 @@ def _fit(value: Value, annotation: Any, what: str) -> Any:
 def _unknown(message: str, word: str, things: str, allowed: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
+    if len(allowed) > _MOST_LISTED:
+        groups = sorted({name.split(".")[0] for name in allowed})
+        return f"{message} {word!r}{hint}; allowed {things} begin with {', '.join(groups)}."
     return f"{message} {word!r}{hint}; allowed {things}: {_listed(allowed)}."
 
 
