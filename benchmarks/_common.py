@@ -202,6 +202,7 @@ def refinement(
     most: int,
     *,
     until_converged: bool = True,
+    told_apart: bool = True,
 ) -> Iterator[tuple[RefineState, float, Calibration]]:
     """Calibrate, then rounds until converged or ``most``: state, its seconds, the calibration."""
     found = calibrate(particles, references, settings.symmetries, settings.alignment)
@@ -211,6 +212,7 @@ def refinement(
         gold_standard=settings.gold_standard,
         expected_score=found.expected_score,
         noise_share=found.noise_share,
+        told_apart=told_apart,
     )
     for _ in range(most):
         begun = time.perf_counter()

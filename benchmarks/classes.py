@@ -77,10 +77,16 @@ def measure(name: str, maps: np.ndarray, apix: float, snr: float) -> list[dict]:
     planted = plant(maps, _N.value, snr, _SHIFT.value, apix=apix, seed=SEED.value)
     particles = planted.load()
     alignment = AlignmentSettings(search_vox=_SEARCH.value)
-    settings = RefineSettings(alignment, C1 * 2, apix, same_start=True)
+    settings = RefineSettings(alignment, C1 * 2, apix)
     rows = []
     steps = refinement(
-        copies(maps[0], apix), particles, planted.stack, planted.sampling, settings, _ROUNDS.value
+        copies(maps[0], apix),
+        particles,
+        planted.stack,
+        planted.sampling,
+        settings,
+        _ROUNDS.value,
+        told_apart=False,
     )
     for state, seconds, calibration in steps:
         right = np.mean(state.classes == planted.classes)
@@ -91,6 +97,7 @@ def measure(name: str, maps: np.ndarray, apix: float, snr: float) -> list[dict]:
                 "snr": snr,
                 "round": state.round + 1,
                 "accuracy": max(right, 1 - right),
+                "told_apart": state.told_apart,
                 "class_sizes": "/".join(map(str, np.bincount(state.classes, minlength=2))),
                 "median_deg": np.median(angle),
                 "within_10_deg": np.mean(angle < 10),

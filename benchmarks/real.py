@@ -26,7 +26,8 @@ from sptjax.calibration import calibrate
 from sptjax.halves import half_pose
 from sptjax.io.eman_json import subtomo_key
 from sptjax.particles import Particles, Sampling, load_particles
-from sptjax.refinement import RefineSettings, average_round, initial_state
+from sptjax.refinement import RefineSettings, average_round
+from sptjax.state import initial_state
 
 _PARTICLES = flags.DEFINE_integer("particles", 40, "how many of them", lower_bound=4)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "of refinement", lower_bound=1)

@@ -1,5 +1,6 @@
 """From checked settings to a run: its folder, its manifest, its execution."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _alignment
+import _generate
 import _inputs
 import _resolve
 import jax
@@ -79,7 +81,7 @@ def carry_out(
     values: Values,
     argv: Sequence[str],
     particles: _inputs.Particles,
-    references: np.ndarray | None,
+    references: np.ndarray | _generate.Recipe | None,
     seed_classes: io.ClassMatrix | None,
     symmetries: tuple[symmetry.Symmetry, ...],
     *,
@@ -94,7 +96,8 @@ def carry_out(
         values: every flag by name.
         argv: the command line, for the record.
         particles: which ones, and their voxel size.
-        references: ``[c, n, n, n]``, ``[2, c, n, n, n]`` for halves apart, or None with classes.
+        references: ``[c, n, n, n]``, ``[2, c, n, n, n]`` for halves apart, how to make them, or
+            None with classes.
         seed_classes: classes and poses to start from, instead of references.
         symmetries: one per class.
         gold: whether the halves have references of their own.
@@ -125,11 +128,10 @@ def carry_out(
         filter_by_fsc=values["filterbyfsc"],
         only_class=only,
         seed=values["seed"],
-        same_start=same_start,
     )
     fine = alignment.fine is not None
     pipelines = _resolve.pipelines(values, stack.box, apix, fine=fine, say=console.say)
-    extras = _resolve.extras(values, averaging.averager)
+    extras = _resolve.extras(values, averaging.averager, pipelines.coarse, stack, apix)
     start = None
     if values["inixforms"]:
         start = _inputs.read_poses(values["inixforms"], particles, len(symmetries))
@@ -155,7 +157,7 @@ def carry_out(
     job = Run(
         stack=stack,
         sampling=sampling,
-        references=references,
+        references=None if isinstance(references, _generate.Recipe) else references,
         seed_classes=seed_classes,
         iterations=values["iter"],
         refine=refine,
@@ -166,9 +168,14 @@ def carry_out(
         extras=extras,
         input_name=pathlib.Path(values["input"]).stem,
         average_only=average_only,
+        same_start=same_start,
     )
     progress = console.progress if values["verbose"] else console.silent
     try:
+        if isinstance(references, _generate.Recipe):
+            coarse = pipelines.coarse
+            made = _generate.kitchen(values, particles, sampling, coarse, start, progress)
+            job = _with_references(job, references, made)
         state = execute(job, resume=values["resume"], say=console.say, progress=progress)
     except InputError:
         if not values["resume"]:
@@ -176,3 +183,11 @@ def carry_out(
         raise
     console.say(f"averages: {folder / values['output']}")
     return state
+
+
+def _with_references(job: Run, recipe: _generate.Recipe, made: _generate.Kitchen) -> Run:
+    """The run with references made from its particles, prepared like these from the start."""
+    maps = _generate.references(recipe, job.output.folder, made, console.say)
+    prepared = dataclasses.replace(job.refine.references, preprocess=True)
+    refine = dataclasses.replace(job.refine, references=prepared)
+    return dataclasses.replace(job, references=maps, refine=refine)

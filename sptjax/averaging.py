@@ -67,6 +67,10 @@ class Averages(Protocol):
         """Wiener-filtered averages of the halves."""
         ...
 
+    def together(self, weights: np.ndarray) -> "Averages":
+        """All classes as one; ``weights`` ``[c, 2]`` are those of the particles in them."""
+        ...
+
     def moved(self, shifts: np.ndarray) -> "Averages":
         """Translated by ``[c, 2, 3]`` voxels (x, y, z), class by class and half by half."""
         ...
@@ -103,6 +107,12 @@ class FourierAverages:
         maps = average.finish(self.sums, noise_to_signal=ratio)
         return maps.reshape(-1, 2, *(self._box,) * 3)
 
+    def together(self, weights: np.ndarray) -> "FourierAverages":
+        """The sums of all classes, which know their weights."""
+        del weights
+        halves = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]).sum(0), self.sums)
+        return FourierAverages(halves)
+
     def moved(self, shifts: np.ndarray) -> "FourierAverages":
         """Translated by phases."""
         return FourierAverages(average.shifted(self.sums, jnp.asarray(shifts.reshape(-1, 3))))
@@ -130,6 +140,12 @@ class RealAverages:
         """Likewise, half by half."""
         gain = 1 / (1 + noise_to_signal)
         return jax.vmap(jax.vmap(fourier.radial_filter, (0, None)))(self.maps[:, :2], gain)
+
+    def together(self, weights: np.ndarray) -> "RealAverages":
+        """The weighted mean of the classes."""
+        three = np.concatenate([weights, weights.sum(1, keepdims=True)], 1)
+        share = jnp.asarray(three / np.maximum(three.sum(0), 1e-30), self.maps.dtype)
+        return RealAverages((share[:, :, None, None, None] * self.maps).sum(0, keepdims=True))
 
     def moved(self, shifts: np.ndarray) -> "RealAverages":
         """Translated by interpolation; the average of all moves by the mean of the halves."""

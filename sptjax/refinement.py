@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from . import classify, fourier, resolution
 from .align import AlignmentSettings, Found, View, align_views
@@ -26,7 +25,6 @@ from .state import RefineState
 from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
-_SPLIT_ROUNDS = 3  # in which classes come from the particles if references tell none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +42,6 @@ class RefineSettings:
     filter_by_fsc: bool = False  # particles and references of a search, by the last FSC
     only_class: int | None = None  # average this class alone
     seed: int = 0
-    same_start: bool = False  # first references are copies of one map: they tell no classes
 
 
 def refine_round(
@@ -58,9 +55,10 @@ def refine_round(
 ) -> RefineState:
     """One round: align, assign, average, measure, and prepare the next references.
 
-    Particles go to the class of their best score. Where the first references are copies of one
-    map, scores say nothing about classes: then the classes of the first rounds come from the
-    particles themselves, at the poses found (:mod:`sptjax.classify`).
+    Particles go to the class of their best score. Where the references are copies of one map,
+    scores say nothing about classes: then these come from the particles themselves, at the
+    poses found (:mod:`sptjax.classify`). As long as they are not clearer than chance, the next
+    references are copies again, of the average of all particles.
 
     Args:
         state: of the round before; its poses are where local aligners start.
@@ -74,11 +72,12 @@ def refine_round(
     usable = copies.coarse.particles.usable
     classes = np.full(len(found.score), -1, np.int32)
     classes[usable] = np.argmax(found.score[usable], 1)
-    if settings.same_start and state.round + 1 < _SPLIT_ROUNDS:
+    told_apart = state.told_apart
+    if not told_apart:
         split = _split(found, usable, stack, sampling, settings, progress)
-        classes[usable] = _renamed(split, state.classes[usable], found.score.shape[1])
+        classes[usable], told_apart = split.classes, split.supported
     classes, reseeded = _reseed_empty(classes, found.score)
-    after = _average(state, found, classes, stack, sampling, settings, progress)
+    after = _average(state, found, classes, stack, sampling, settings, progress, told_apart)
     return dataclasses.replace(after, reseeded=reseeded, peaks=found.peaks)
 
 
@@ -92,7 +91,7 @@ def average_round(
 ) -> RefineState:
     """Average with the classes and poses of a state, without aligning; the round stays as it is."""
     found = Found(state.rotation, state.shift, state.score)
-    after = _average(state, found, state.classes, stack, sampling, settings, progress)
+    after = _average(state, found, state.classes, stack, sampling, settings, progress, True)
     return dataclasses.replace(after, round=state.round)
 
 
@@ -192,7 +191,7 @@ def _split(
     sampling: Sampling,
     settings: RefineSettings,
     progress: Progress,
-) -> np.ndarray:
+) -> classify.Split:
     """Classes of the usable particles at their best poses."""
     best = np.argmax(found.score[usable], 1)
     band = classify.align_band(
@@ -204,15 +203,7 @@ def _split(
         classify.widest_band(len(usable), stack.box),
         progress=progress,
     )
-    return classify.split(band, found.score.shape[1], key=jax.random.key(settings.seed)).classes
-
-
-def _renamed(classes: np.ndarray, before: np.ndarray, count: int) -> np.ndarray:
-    """Classes with the names under which most particles stay in the class that they were in."""
-    table = np.zeros((count, count))
-    known = before >= 0
-    np.add.at(table, (classes[known], before[known]), 1)
-    return linear_sum_assignment(-table)[1][classes]
+    return classify.split(band, found.score.shape[1], key=jax.random.key(settings.seed))
 
 
 def _reseed_empty(classes: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -240,6 +231,7 @@ def _average(
     sampling: Sampling,
     settings: RefineSettings,
     progress: Progress,
+    told_apart: bool,
 ) -> RefineState:
     """Average the classes, centre and measure them, make the next references."""
     n_classes, n = found.score.shape[1], len(classes)
@@ -270,7 +262,10 @@ def _average(
     key = jax.random.fold_in(jax.random.key(settings.seed), 1000 * (state.round + 1))
     gold = settings.gold_standard
     measured = measure(averages, total, settings.symmetries, key, gold_standard=gold)
-    references = next_references(averages, measured.fsc, total, gold_standard=gold)
+    if told_apart:
+        references = next_references(averages, measured.fsc, total, gold_standard=gold)
+    else:
+        references = _consensus(averages, total, settings, key)
     empty = (total.sum(1) == 0)[None, :, None, None, None]
     references = np.where(empty, state.references, references)
     member = classes >= 0
@@ -289,8 +284,20 @@ def _average(
         maps=measured.maps,
         halves=measured.halves,
         fsc=measured.fsc,
+        told_apart=told_apart,
         odd_to_even=state.odd_to_even if measured.odd_to_even is None else measured.odd_to_even,
     )
+
+
+def _consensus(
+    averages: Averages, total: np.ndarray, settings: RefineSettings, key: jax.Array
+) -> np.ndarray:
+    """The average of all particles, a copy for every class, ``[h, c, n, n, n]``."""
+    gold, weights = settings.gold_standard, total.sum(0, keepdims=True)
+    together = averages.together(total)
+    measured = measure(together, weights, settings.symmetries[:1], key, gold_standard=gold)
+    one = next_references(together, measured.fsc, weights, gold_standard=gold)
+    return np.repeat(one, len(total), 1)
 
 
 def _centring(averages: Averages, settings: RefineSettings) -> np.ndarray:

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from . import io, outputs, products, resample, rotation, workdir
+from . import io, msa, outputs, products, resample, rotation, workdir
 from ._errors import InputError
 from .align import Found
 from .calibration import calibrate
@@ -48,6 +48,7 @@ class Run:
     extras: Extras = Extras()
     input_name: str = "particles"  # of the files of prepared particles
     average_only: bool = False  # average the seed classes and stop
+    same_start: bool = False  # the references are copies of one map
 
 
 def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineState:
@@ -164,6 +165,7 @@ def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineStat
         expected_score=expected,
         noise_share=share,
         start=run.start,
+        told_apart=not run.same_start,
     )
 
 
@@ -249,6 +251,8 @@ def _report(
         f" class, mean score {own.mean():.2f}, {label} {shown} A,"
         f" classes {history.counts[-1]}, {seconds:.1f} s"
     )
+    if not after.told_apart:
+        say("the particles do not tell classes apart yet: all go on from their common average")
     for c in after.reseeded:
         say(f"class {c} was empty and got the least certain half of the largest class")
     return {
@@ -281,6 +285,8 @@ def _write_extra_steps(run: Run, state: RefineState) -> None:
 
 
 def _finish(run: Run, state: RefineState, history: _History, say: Say, progress: Progress) -> None:
+    if not state.told_apart:
+        say("the classes are no clearer than chance: more rounds, or fewer classes, may help")
     outputs.write_final(state, run.output)
     means = [record["mean_score"] for record in history.records]
     outputs.write_mean_scores(means, run.output)
@@ -303,6 +309,20 @@ def _finish(run: Run, state: RefineState, history: _History, say: Say, progress:
             run.refine.seed,
             run.output,
             say,
+        )
+    if run.extras.msa is not None:
+        msa.write_split(
+            state,
+            run.stack,
+            run.sampling,
+            run.refine.symmetries,
+            run.refine.averaging,
+            run.extras.msa,
+            run.output.folder,
+            run.refine.apix,
+            say,
+            pictures=run.output.plots,
+            progress=progress,
         )
     if run.output.program == "classaverage" and run.references is not None:
         _write_in_frame_of_reference(run, state)

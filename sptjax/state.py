@@ -30,6 +30,7 @@ class RefineState:
     fsc: np.ndarray  # [c, 4, s]: one row per name in CURVES
     odd_to_even: np.ndarray  # [c, 3, 4], how the odd map of gold-standard halves was moved
     reseeded: tuple[int, ...] = ()  # classes that had emptied
+    told_apart: bool = True  # classes rest on references or on differences beyond chance
     peaks: Found | None = None  # coarse poses [n, c, p] of this round, if asked for; not saved
 
     @property
@@ -55,6 +56,7 @@ def initial_state(
     expected_score: float,
     noise_share: np.ndarray | None = None,
     start: Found | None = None,
+    told_apart: bool = True,
 ) -> RefineState:
     """State before the first round.
 
@@ -65,6 +67,7 @@ def initial_state(
         expected_score: see :func:`sptjax.calibration.calibrate`.
         noise_share: likewise, ``[box // 2 + 1]``; all of the power if not given.
         start: poses known beforehand.
+        told_apart: whether the references differ by what they show of the classes.
     """
     maps = np.asarray(references, np.float32)
     if maps.ndim == 4:
@@ -86,6 +89,7 @@ def initial_state(
         halves=np.stack([maps[0], maps[-1]], 1),
         fsc=np.full((c, len(CURVES), box // 2 + 1), np.nan, np.float32),
         odd_to_even=np.broadcast_to(np.eye(3, 4, dtype=np.float32), (c, 3, 4)).copy(),
+        told_apart=told_apart,
     )
 
 
@@ -96,7 +100,7 @@ def converged(before: RefineState, after: RefineState, *, apix: float) -> str | 
     half a degree and moves them by less than a quarter voxel (medians), and no FSC curve by
     more than one shell, has arrived.
     """
-    if before.round < 0:
+    if before.round < 0 or not after.told_apart:
         return None
     member = (after.classes >= 0) & (before.classes >= 0)
     changed = (
