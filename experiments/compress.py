@@ -153,7 +153,8 @@ def convert(
             raise InputError(f"{output} exists and is not replaced; --outpath names a folder.")
         return decompress_mrc(source, output, progress)
     reported = FLAGS.report and chosen.bits >= 0
-    before = fidelity.crops(str(source)) if reported else []
+    reading = {"split": FLAGS.split, "unsigned": FLAGS.mrc_unsigned}
+    before = fidelity.crops(str(source), **reading) if reported else []
     outcome = compress_file(
         source,
         output,
@@ -161,8 +162,7 @@ def convert(
         threads=FLAGS.threads,
         verify=FLAGS.verify,
         strict=FLAGS.strict,
-        split=FLAGS.split,
-        unsigned=FLAGS.mrc_unsigned,
+        **reading,
         measure=reported,
         progress=progress,
     )

@@ -27,9 +27,15 @@ class Tradeoff(NamedTuple):
     rms_sigma: float
 
 
-def crops(path: str) -> list[np.ndarray]:
-    """The central parts of the first images of a file, float32, small enough for memory."""
-    with open_input(path) as images:
+def crops(path: str, *, split: bool = False, unsigned: bool = False) -> list[np.ndarray]:
+    """The central parts of the first images of a file, float32, small enough for memory.
+
+    Args:
+        path: any readable file.
+        split: as in :func:`~sptjax.io.compress.compress_file`.
+        unsigned: likewise.
+    """
+    with open_input(path, split=split, unsigned=unsigned) as images:
         return [_central(images.image(i)) for i in range(min(images.count, _MOST_IMAGES))]
 
 

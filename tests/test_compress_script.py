@@ -137,7 +137,8 @@ def test_strict_files_split_and_formats(run, capsys):
     assert run("n.mrc") == 0
     assert "1 values were NaN" in capsys.readouterr().out
     write_mrc("v.mrc", np.stack([RAMP] * 3), 2.0)
-    assert run("v.mrc", "--split") == 0
+    assert run("v.mrc", "--split", "--report") == 0
+    assert json.loads(pathlib.Path("v_report.json").read_text())["images"] == 3
     assert eman2.count("v.hdf") == 3
     for name in ("a.dm4", "a.eer", "a.png", "a.xyz"):
         pathlib.Path(name).write_bytes(b"something")
