@@ -234,6 +234,13 @@ def _define_files() -> None:
         False,
         "write voxel variances over the aligned particles (always with --averager=mean)",
     )
+    f.DEFINE_integer(
+        "ncls",
+        None,
+        "sort the aligned particles (of every class) into so many further classes after the last"
+        " round, by PCA and k-means; 2 if only --nbasis is given",
+    )
+    f.DEFINE_integer("nbasis", None, "principal components of that; 3 if only --ncls is given")
     f.DEFINE_bool("plots", True, "draw slices, FSC, scores and class sizes (PNG)")
 
 

@@ -15,6 +15,7 @@ from sptjax.averagers import AVERAGERS, Averager, Mean, MeanTomo
 from sptjax.averaging import Averaging
 from sptjax.centring import Autocentre
 from sptjax.copies import Pipelines
+from sptjax.msa import MsaSettings
 from sptjax.preprocess import Pipeline
 from sptjax.processors import PROCESSORS, Centring, Processor
 from sptjax.products import Extras
@@ -176,8 +177,18 @@ def autocentre(values: Values) -> Autocentre | None:
     return Autocentre(centring, mask, values["autocenterpreprocess"], values["automask"])
 
 
-def extras(values: Values, averager: Averager) -> Extras:
-    """What is written besides the averages."""
+def extras(
+    values: Values, averager: Averager, coarse: Pipeline, stack: io.Stack, apix: float
+) -> Extras:
+    """What is written besides the averages.
+
+    Args:
+        values: every flag by name.
+        averager: of the class averages.
+        coarse: preprocessing of the coarse copies.
+        stack: raw particles.
+        apix: their voxel size, angstrom.
+    """
     if values["varmap"] and not isinstance(averager, Mean | MeanTomo):
         raise InputError(f"--varmap: there is none for --averager={values['averager']}")
     return Extras(
@@ -186,7 +197,25 @@ def extras(values: Values, averager: Averager) -> Extras:
         variance=values["varmap"] or isinstance(averager, Mean),
         bootstrap=values["nboot"] if values["resample"] else 0,
         prepared=values["savepreproc"],
+        msa=msa_settings(values, coarse, stack, apix),
     )
+
+
+def msa_settings(
+    values: Values, coarse: Pipeline, stack: io.Stack, apix: float
+) -> MsaSettings | None:
+    """``--ncls`` and ``--nbasis``, in the mask and band of the coarse copies."""
+    if values["ncls"] is None and values["nbasis"] is None:
+        return None
+    stated = {"classes": values["ncls"], "components": values["nbasis"]}
+    settings = MsaSettings(
+        **{name: value for name, value in stated.items() if value is not None},
+        seed=values["seed"],
+        mask=coarse.mask_image(stack.box, apix),
+        lowpass=coarse.lowpass,
+    )
+    settings.check(len(stack))
+    return settings
 
 
 def check_names(values: Values) -> None:

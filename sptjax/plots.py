@@ -222,6 +222,41 @@ def margins(margins: np.ndarray, classes: np.ndarray, names: Sequence[str] | Non
     return figure
 
 
+def coordinates(
+    coordinates: np.ndarray, classes: np.ndarray, names: Sequence[str] | None = None
+) -> Figure:
+    """Particles in the plane of the first two principal coordinates, coloured by class.
+
+    With one coordinate, the second axis is the rank of a particle by it.
+
+    Args:
+        coordinates: ``[n, q]``.
+        classes: ``[n]``, 0 to classes - 1.
+        names: one per class; default ``class 0``...
+
+    Raises:
+        InputError: the two arrays differ in length, or a class has no name.
+    """
+    coordinates, classes = np.asarray(coordinates, float), np.asarray(classes)
+    if coordinates.ndim != 2 or len(coordinates) != len(classes):
+        raise InputError(f"Coordinates {coordinates.shape} and {len(classes)} classes differ.")
+    total = int(classes.max(initial=-1)) + 1 if names is None else len(names)
+    if classes.max(initial=-1) >= total:
+        raise InputError(f"There are {total} names and a particle of class {classes.max()}.")
+    x = coordinates[:, 0]
+    y = coordinates[:, 1] if coordinates.shape[1] > 1 else np.argsort(np.argsort(x))
+    figure = _figure(6.6, 4.6)
+    axes = figure.subplots()
+    for index, name in enumerate(_names(names, total)):
+        own, colour = classes == index, OKABE_ITO[index % len(OKABE_ITO)]
+        marker = "os^D"[index // len(OKABE_ITO) % 4]
+        axes.scatter(x[own], y[own], s=14, color=colour, marker=marker, alpha=0.7, label=name)
+    second = "coordinate 2" if coordinates.shape[1] > 1 else "rank"
+    axes.set(xlabel="coordinate 1", ylabel=second)
+    _legend(figure)
+    return figure
+
+
 def compression(
     bits: Sequence[int],
     ratio: Sequence[float],

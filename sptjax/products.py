@@ -13,6 +13,7 @@ from ._types import Pose, Volume
 from .averaging import Averaging, aligned_volumes
 from .bootstrap import Batch, bootstrap
 from .copies import Copies, Copy
+from .msa import MsaSettings
 from .outputs import OutputSettings, class_headers, pad, tag
 from .particles import Sampling, Stack
 from .preprocess import prepare_stack
@@ -32,6 +33,7 @@ class Extras:
     variance: bool = False
     bootstrap: int = 0  # replicates
     prepared: bool = False  # copies of particles and references
+    msa: MsaSettings | None = None  # sort the particles of every class further, by PCA
 
 
 def postprocessed(

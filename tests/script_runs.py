@@ -14,7 +14,7 @@ from absl import flags
 from sptjax import fourier, io, rotation, simulate
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
-_MODULES = ("_flags", "_inputs", "_resolve", "_alignment", "_job", "refinemulti", "classaverage", "demo", "simulate")
+_MODULES = tuple(path.stem for path in EXPERIMENTS.glob("*.py"))
 
 BOX, APIX, COUNT = 24, 16.0, 24
 

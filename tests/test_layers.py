@@ -20,7 +20,7 @@ FLOORS = {
     "3": "align preprocess averaging",
     "4": "halves calibration classify bootstrap centring copies state pca stability",
     "5": "references measure refinement generate",
-    "6": "outputs products runner console workdir plots",
+    "6": "outputs products runner console workdir plots msa",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
@@ -40,8 +40,9 @@ SAME_FLOOR = {
     "pca": {"classify"},
     "refinement": {"references", "measure"},
     "outputs": {"plots"},
-    "products": {"outputs"},
-    "runner": {"outputs", "products", "workdir"},
+    "msa": {"plots"},
+    "products": {"outputs", "msa"},
+    "runner": {"msa", "outputs", "products", "workdir"},
 }
 
 

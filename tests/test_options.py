@@ -14,7 +14,7 @@ from option_runs import APIX, BOX, CLASSES, COUNT
 
 from sptjax import console, io
 
-PENDING = {"ncls", "nbasis", "refgenmethod", "subset4ref", "hacref", "ssaref", "btref"}
+PENDING = {"refgenmethod", "subset4ref", "hacref", "ssaref", "btref"}
 
 NAMES = """
 ncls nbasis input ref nref refgenmethod subset4ref subset refpreprocess apix path syms output
@@ -133,6 +133,32 @@ def scores(run):
 
 def assert_other_scores(run, base):
     assert np.abs(scores(run) - scores(base)).min() > 1e-3
+
+
+# ---------------------------------------------------------------- classes by PCA
+
+
+@row("ncls")
+def _(bench):
+    """The particles of one average sorted into so many classes: two are the planted ones."""
+    base = bench.run("classaverage", goldstandardoff=True)
+    assert "classmx_msa.hdf" not in base.names()
+    run = bench.run("classaverage", goldstandardoff=True, ncls=2)
+    found = io.read_classmx(run.folder / "classmx_msa.hdf").classes
+    assert max(np.mean(found == CLASSES), np.mean(found != CLASSES)) == 1
+    assert len(run.stack("class_avgs_msa.hdf")) == 2
+    assert len(run.stack("msa_basis.hdf")) == 1 + 3  # default of --nbasis
+    assert np.array_equal(run.stack("final_avg.hdf"), base.stack("final_avg.hdf"))
+
+
+@row("nbasis")
+def _(bench):
+    """As many eigenvolumes and coordinates; two classes by default."""
+    run = bench.run("classaverage", goldstandardoff=True, nbasis=1)
+    assert len(run.stack("msa_basis.hdf")) == 1 + 1
+    assert np.loadtxt(run.folder / "msa_projection.txt").shape == (COUNT, 1 + 1)
+    assert len(run.stack("class_avgs_msa.hdf")) == 2
+    assert run.header("msa_basis.hdf", 1)["eigval"] > 0
 
 
 # ---------------------------------------------------------------- input, output, run control
