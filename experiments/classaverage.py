@@ -2,7 +2,10 @@
 
 python experiments/classaverage.py --input=particles.hdf --ref=map.hdf --iter=5 --refrandphase=60
 python experiments/classaverage.py --input=particles.hdf --ref=map.hdf --sym=d7 --keep=0.8
+python experiments/classaverage.py --input=particles.hdf --btref=64 --iter=5
 python experiments/classaverage.py --input=particles.hdf --classmx=classmx_4.hdf --recompute
+
+Without --ref every half gets a reference of its own, made from its particles (ref_even.hdf).
 
 Results go to a new folder spt_NN: final_avg.hdf with its halves final_avg_even.hdf and
 final_avg_odd.hdf, poses (sptali_ir_*.json), FSC curves, resolution.json and pictures. With a
@@ -15,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _flags
+import _generate
 import _inputs
 import _job
 import numpy as np
@@ -28,6 +32,7 @@ from sptjax.state import RefineState
 _flags.define_shared(
     path="spt", output="final_avg.hdf", fine_like_coarse=False, mask_target="reference"
 )
+_generate.define()
 flags.DEFINE_bool("goldstandardoff", False, "let both halves share one reference")
 flags.DEFINE_bool("recompute", False, "only average with the classes and poses of --classmx")
 
@@ -53,8 +58,6 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         ):
             if asked:
                 raise InputError(f"--{name}: the classes come from --classmx, which is not given")
-        if not values["ref"]:
-            raise InputError("--ref: give one reference map, or --classmx with classes and poses")
     own = symmetry.parse(values["sym"])
     if values["recompute"]:
         assert matrix is not None, "checked above"
@@ -111,6 +114,11 @@ def _one_class(
         randphase, seed = values["refrandphase"], values["seed"]
         references = half_references(maps, gold, randphase, particles.apix, seed)
         matrix = None
+        _generate.ignored(values, console.say)
+    elif matrix is None:
+        # halves that share a reference share the one of all particles
+        count = len(particles.stack)
+        references = _generate.recipe(values, count, (own,), console.say, halves=gold)
     return _job.carry_out(
         "classaverage", values, argv, particles, references, matrix, (own,), gold=gold
     )

@@ -2,9 +2,11 @@
 
 python experiments/refinemulti.py --input=particles.hdf --ref=a.hdf,b.hdf --iter=5
 python experiments/refinemulti.py --input=particles.hdf --ref=map.hdf --nref=3 --iter=10 --sym=c4
+python experiments/refinemulti.py --input=particles.hdf --nref=2 --iter=5 --refgenmethod=hac
 
 One map for several classes is copied, each copy with random phases of its own beyond 60 A; the
-first classes then come from the differences between the particles at the poses found.
+first classes then come from the differences between the particles at the poses found. Without a
+map every class gets one made of a part of the particles (ref<r>.hdf).
 Results go to a new folder spt_refinemulti_NN: class_avgs.hdf, poses (sptali_rm_*.json), class
 matrices (classmx_*.hdf), FSC curves, resolution.json and pictures.
 """
@@ -14,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _flags
+import _generate
 import _inputs
 import _job
 import numpy as np
@@ -28,6 +31,7 @@ from sptjax.state import RefineState
 _flags.define_shared(
     path="spt_refinemulti", output="class_avgs.hdf", fine_like_coarse=True, mask_target="particles"
 )
+_generate.define()
 _NREF = flags.DEFINE_integer("nref", 3, "number of classes", lower_bound=2)
 _SYMS = flags.DEFINE_string("syms", "", "symmetry of each class, comma separated; overrides --sym")
 
@@ -72,12 +76,11 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         count = matrix.n_classes
         if given("nref") and values["nref"] != count:
             raise InputError(f"--nref={values['nref']}: {values['classmx']} has {count} classes")
-    elif not values["ref"]:
-        raise InputError("--ref: give reference maps, or --classmx with classes and poses")
     if count > available:
         raise InputError(f"--nref={count}: there are only {available} particles")
     references, same_start = None, False
-    if matrix is None:
+    if values["ref"]:
+        _generate.ignored(values, console.say)
         maps = _inputs.load_references(values["ref"], particles, values["apix"], console.say)
         if not given("nref") and len(maps) > 1:
             count = len(maps)
@@ -85,6 +88,8 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         randphase, seed = values["refrandphase"], values["seed"]
         references = class_references(maps, count, randphase, particles.apix, seed)
     symmetries = class_symmetries(values["sym"], values["syms"], count)
+    if matrix is None and not values["ref"]:
+        references = _generate.recipe(values, available, symmetries, console.say, halves=False)
     return _job.carry_out(
         "refinemulti",
         values,

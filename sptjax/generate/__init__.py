@@ -25,8 +25,11 @@ from ._self_symmetry import OnAxes as OnAxes
 from ._self_symmetry import SymmetrySettings as SymmetrySettings
 from ._self_symmetry import Together as Together
 from ._self_symmetry import bring_together as bring_together
+from ._self_symmetry import in_one_frame as in_one_frame
+from ._self_symmetry import on_symmetry_axes as on_symmetry_axes
 from ._self_symmetry import put_on_axes as put_on_axes
 from ._self_symmetry import symmetry_reference as symmetry_reference
+from ._tree import Level as Level
 from ._tree import Tree as Tree
 from ._tree import TreeSettings as TreeSettings
 from ._tree import binary_tree as binary_tree

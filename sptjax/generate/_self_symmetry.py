@@ -26,7 +26,7 @@ from ..selection import Selection, select
 from ..symmetry import Symmetry, copies
 from ._maps import Generated, composed, raw_maps
 from ._material import Material, Objects, on_centred_grid, on_grid
-from ._pairs import PairSearch, align_pairs, band_of, pair_plan
+from ._pairs import PairSearch, align_pairs, band_of, pair_plan, plan_pairs
 
 Progress = Callable[[Iterable, str], Iterable]
 SCAN_DEG = 8.0
@@ -100,30 +100,34 @@ def put_on_axes(
         settings: the symmetry and how to search.
         progress: wraps the iteration over particles.
     """
-    rows, box = np.asarray(rows), material.particles.box
+    rows = np.asarray(rows)
     grid = orientations.uniform(SCAN_DEG, settings.symmetry)
-    vectors = jnp.asarray(material.vectors, jnp.float32)
-    poses, scores = [], []
-    for i in progress(rows, "self-symmetry"):
-        one = material.singles(np.array([i]))
-        volume, seen = _as_volume(
-            jnp.asarray(one.data[0]), jnp.asarray(one.weight[0]), vectors, box
-        )
-        pose, score = align_to_symmetry(
-            volume,
-            settings.symmetry,
-            key=jax.random.fold_in(jax.random.key(settings.seed), i),
-            starts=settings.steps,
-            kmax=min(max(box // 3, 4), box // 2 - 3, band_of(material)),
-            max_shift_vox=settings.search_vox,
-            sampling=seen,
-            grid=grid,
-        )
-        poses.append(pose)
-        scores.append(float(score))
-    turn = np.array([pose.rotation for pose in poses], np.float64)
-    shift = np.array([pose.shift for pose in poses], np.float64) * material.scale
-    return OnAxes(rows, turn, shift, np.array(scores))
+    found = [
+        _axes_of(material, material.singles(np.array([i])), settings, grid, int(i))
+        for i in progress(rows, "self-symmetry")
+    ]
+    turn = np.array([pose.rotation for pose, _ in found], np.float64)
+    shift = np.array([pose.shift for pose, _ in found], np.float64) * material.scale
+    return OnAxes(rows, turn, shift, np.array([score for _, score in found]))
+
+
+def _axes_of(
+    material: Material, one: Objects, settings: SymmetrySettings, grid: OrientationSet, draw: int
+) -> tuple[Pose, float]:
+    """Pose of one object on its axes, voxels of the copies, and its correlation."""
+    box, vectors = material.particles.box, jnp.asarray(material.vectors, jnp.float32)
+    volume, seen = _as_volume(jnp.asarray(one.data[0]), jnp.asarray(one.weight[0]), vectors, box)
+    pose, score = align_to_symmetry(
+        volume,
+        settings.symmetry,
+        key=jax.random.fold_in(jax.random.key(settings.seed), draw),
+        starts=settings.steps,
+        kmax=min(max(box // 3, 4), box // 2 - 3, band_of(material)),
+        max_shift_vox=settings.search_vox,
+        sampling=seen,
+        grid=grid,
+    )
+    return pose, float(score)
 
 
 @eqx.filter_jit
@@ -213,6 +217,73 @@ def symmetry_reference(together: Together) -> Generated:
         note=f"self-symmetry: {int(used.sum())} of {len(used)} particles, median evidence"
         f" {np.median(poses.score):.1f} sigma",
     )
+
+
+def on_symmetry_axes(
+    material: Material, given: Generated, settings: SymmetrySettings, *, symmetrise: bool = True
+) -> Generated:
+    """A reference made without regard to symmetry, moved to its axes.
+
+    Args:
+        material: of the particles.
+        given: the reference and the poses in it.
+        settings: the symmetry and how to search.
+        symmetrise: average over the symmetry copies too.
+    """
+    rows, nothing = given.indices, np.zeros(len(given.indices), int)
+    one = material.averages(rows, given.rotation, given.shift, nothing, 1)
+    pose, _ = _axes_of(
+        material, one, settings, orientations.uniform(SCAN_DEG, settings.symmetry), 0
+    )
+    turn, move = np.asarray(pose.rotation), np.asarray(pose.shift) * material.scale
+    turns, shifts = composed(turn, move, given.rotation, given.shift)
+    volume = raw_maps(
+        material, rows, turns, shifts, nothing, 1,
+        dataclasses.replace(settings.averaging, break_symmetry=not symmetrise),
+        symmetry=settings.symmetry,
+    )[0]  # fmt: skip
+    return dataclasses.replace(given, map=volume, rotation=turns, shift=shifts)
+
+
+def in_one_frame(
+    material: Material,
+    given: list[Generated],
+    symmetry: Symmetry,
+    search_vox: float,
+    averaging: Averaging,
+) -> list[Generated]:
+    """References moved onto the first of them, within what their symmetry leaves open.
+
+    Args:
+        material: of the particles.
+        given: references and the poses in them.
+        symmetry: of all of them.
+        search_vox: largest shift along each axis, voxels of the copies.
+        averaging: how their maps are made.
+    """
+    group = np.repeat(np.arange(len(given)), [len(one.indices) for one in given])
+    rows, turn, shift = (
+        np.concatenate([getattr(one, name) for one in given])
+        for name in ("indices", "rotation", "shift")
+    )
+    if len(symmetry) > 1:
+        poses = OnAxes(rows, turn, shift, np.zeros(len(rows)))
+        objects = _symmetrised(material, poses, symmetry, group, len(given))
+        search = _within_normaliser(material, objects, symmetry, search_vox)
+    else:
+        objects = material.averages(rows, turn, shift, group, len(given))
+        search = plan_pairs(material, objects, search_vox)
+    pairs = np.stack([np.zeros(len(given) - 1, int), np.arange(1, len(given))], 1)
+    found = align_pairs(material, objects, pairs, search, title="common frame")
+    moved = given[:1]
+    for one, by, step in zip(given[1:], found.rotation, found.shift):
+        turns, shifts = composed(by, step, one.rotation, one.shift)
+        volume = raw_maps(
+            material, one.indices, turns, shifts, np.zeros(len(turns), int), 1, averaging,
+            symmetry=symmetry,
+        )[0]  # fmt: skip
+        moved.append(dataclasses.replace(one, map=volume, rotation=turns, shift=shifts))
+    return moved
 
 
 def _symmetrised(

@@ -1,0 +1,126 @@
+"""What ``binarytree``, ``hac`` and ``symsearch3d`` share: flags, start, files of poses."""
+
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import _generate
+import _inputs
+import _job
+import _resolve
+import numpy as np
+from absl import flags
+
+from sptjax import console, generate, io
+from sptjax._errors import InputError
+
+Values = Mapping[str, Any]
+
+# What the shared resolving asks for and these programs have no flags for.
+_ABSENT = {
+    "maskfile": None, "shrinkfine": 0, "lowpassfine": "", "highpassfine": "", "preprocessfine": "",
+    "procfinelikecoarse": False, "tweak": False, "automask": False, "preavgproc1": "",
+    "preavgproc2": "", "breaksym": False, "resume": False, "iter": 1,
+}  # fmt: skip
+
+
+def define(path: str) -> None:
+    """Define the shared flags.
+
+    Args:
+        path: default stem of the run folder.
+    """
+    f = flags
+    f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
+    f.DEFINE_string("path", path, "stem of the run folder: results go to <path>_NN")
+    f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
+    f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their headers")
+    f.DEFINE_string(
+        "wedge", "auto",
+        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees,"
+        " or a file of weights (one grid, or one per particle)",
+    )  # fmt: skip
+    f.DEFINE_bool("premultiplied", False, "particles are multiplied by the CTF; --wedge names"
+                  " their sums of CTF squared")  # fmt: skip
+    f.DEFINE_string("sym", "c1", "symmetry of the result")
+    f.DEFINE_integer("search", 8, "largest shift along each axis, voxels of the copies; negative"
+                     " = half the box")  # fmt: skip
+    f.DEFINE_integer("seed", 0, "of all random numbers", lower_bound=0)
+    f.DEFINE_string("parallel", "auto", "auto, thread:N, none or gpu[:i,j]: what to compute on")
+    f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
+    f.DEFINE_integer("verbose", 0, "0 quiet, 1 progress bars ... 11", lower_bound=0, upper_bound=11)
+    for name, words in (
+        ("mask", "mask processor; a soft sphere as wide as the particles if not given"),
+        ("normproc", "normalisation"),
+        ("threshold", "processor after normalisation"),
+        ("lowpass", "low-pass filter"),
+        ("highpass", "high-pass filter"),
+        ("preprocess", "any processor"),
+    ):
+        f.DEFINE_string(name, "", f"{words}, of the copies that are aligned")
+    f.DEFINE_integer("shrink", 0, "shrink the copies by this factor", lower_bound=0)
+    f.DEFINE_integer("clip", 0, "cut the copies to this box, voxels; 0 = not", lower_bound=0)
+    f.DEFINE_string("averager", "mean.tomo", "averager of the raw particles")
+    f.DEFINE_string("inixforms", None, "poses known beforehand (.json), composed into the result")
+    f.DEFINE_string("autocenter", "", "centre the averages: xform.centerofmass, xform.centeracf")
+    f.DEFINE_string("autocentermask", "", "mask processor of the copy that is centred")
+    f.DEFINE_bool("autocenterpreprocess", False, "filter and shrink the copy that is centred")
+
+
+def start(
+    program: str, values: Values, argv: Sequence[str], particles: _inputs.Particles
+) -> tuple[pathlib.Path, _generate.Kitchen]:
+    """Resolve the shared flags and make the run folder.
+
+    Args:
+        program: name of the script.
+        values: every flag by name.
+        argv: the command line, for the record.
+        particles: which ones.
+    """
+    whole = {**_ABSENT, **values}
+    say, stack = console.say, particles.stack
+    _job.use_devices(values["parallel"])
+    pipeline = _resolve.pipelines(whole, stack.box, particles.apix, fine=False, say=say).coarse
+    poses = None
+    if values["inixforms"]:
+        poses = _inputs.read_poses(values["inixforms"], particles, 1)
+    sampling = _inputs.find_sampling(values["wedge"], values["premultiplied"], particles, say)
+    progress = console.progress if values["verbose"] else console.silent
+    made = _generate.kitchen(whole, particles, sampling, pipeline, poses, progress)
+    return _job.run_folder(program, {**values, "resume": False}, argv), made
+
+
+def guarded(folder: pathlib.Path, work: Callable[[], Any]) -> Any:
+    """Do the work; bad input that shows only then leaves no folder."""
+    try:
+        return work()
+    except InputError:
+        shutil.rmtree(folder)
+        raise
+
+
+def write_poses(
+    path: pathlib.Path, indices: np.ndarray, rotation: np.ndarray, shift: np.ndarray,
+    score: np.ndarray,
+) -> None:  # fmt: skip
+    """EMAN2's ``{subtomo_<i>: [Transform, score]}`` for some particles of the input."""
+    matrices = np.concatenate([rotation, shift[:, :, None]], 2)
+    width = len(str(int(indices.max()) + 1))
+    table = {
+        f"subtomo_{str(int(i)).zfill(width)}": [io.transform_to_json(m), -float(s)]
+        for i, m, s in zip(indices, matrices, score)
+    }
+    io.write_json(path, table)
+
+
+def write_map(path: pathlib.Path, one: generate.Generated, kitchen: _generate.Kitchen) -> None:
+    """A reference with its particles in the header."""
+    io.write_hdf(path, [one.map], kitchen.particles.apix, [_generate.header(one, kitchen)])
+
+
+def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:
+    """A text file, whole or not at all."""
+    with io.atomic_path(path) as temporary:
+        pathlib.Path(temporary).write_text("\n".join(lines) + "\n")
