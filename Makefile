@@ -29,7 +29,7 @@ $(BENCH_STAMP): $(STAMP)
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
