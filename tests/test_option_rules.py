@@ -1,11 +1,13 @@
 """Which option wins where options contradict each other, and the numbers that follow from them."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 import script_runs
 from option_runs import draw
+from test_options import NAMES, PENDING
 
 from sptjax import io
 from sptjax._errors import InputError
@@ -409,3 +411,20 @@ def test_every_flag_says_what_it_is_for(program):
         text = script._flags.flags.FLAGS[name].help
         assert text, name
         assert len(text) > 15, name
+
+
+README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
+
+
+@pytest.mark.parametrize("program", ["refinemulti", "classaverage"])
+def test_the_readme_lists_every_flag(program):
+    script, text = script_runs.load(program), README.read_text()
+    flags = set(script._flags.parse(["x"])) - PENDING
+    assert not sorted(name for name in flags if f"`--{name}" not in text)
+
+
+def test_every_documented_option_is_a_flag_of_a_script():
+    known = set()
+    for program in ("refinemulti", "classaverage"):
+        known |= set(script_runs.load(program)._flags.parse(["x"]))
+    assert not sorted(set(NAMES) - PENDING - known)

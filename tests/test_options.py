@@ -579,7 +579,7 @@ def _(bench):
 @row("notmatchimgs")
 def _(bench):
     """On, the score knows the radial power of the reference; off, any sharpening is undone."""
-    sharp = filtered(bench.maps, lambda f: np.exp(f**2 / (2 * 0.04**2)))
+    sharp = filtered(bench.maps, lambda f: np.exp(np.minimum(f, 0.05) ** 2 / 0.025**2))
     refs = ",".join(str(bench.write(f"sharp{c}.hdf", v)) for c, v in enumerate(sharp))
     one, two = (
         bench.run(aligncmp="ccc", ref=r) for r in (bench.common("refinemulti")["ref"], refs)
@@ -754,7 +754,7 @@ def _(bench):
 def _(bench):
     """A last stage without shrinking comes nearer to the planted poses."""
     options = {
-        "inixforms": moved(bench, degrees=6, vox=0.5),
+        "inixforms": moved(bench, degrees=3, vox=0.5),
         "aligncmp": "ccc",
         "falign": "refine_3d_grid:delta=4:range=4:search=1:refine=0",
         "shrink": 2,
@@ -763,7 +763,7 @@ def _(bench):
     base, run = bench.run(**options), bench.run(tweak=True, **options)
     before, after = (apart(own_poses(r), bench.matrices) for r in (base, run))
     assert np.median(after[0]) < 0.7 * np.median(before[0])
-    assert np.median(after[1]) < 0.7 * np.median(before[1])
+    assert np.median(after[1].max(1)) < 0.7 * np.median(before[1].max(1))
     turned, went = apart(own_poses(run), own_poses(base))
     assert turned.max() <= 4.51
     assert went.max() <= 2.51
@@ -838,8 +838,10 @@ def _(bench):
     for c in (0, 1):
         wanted = np.maximum(run.stack(f"class{c}_ptcl.hdf"), 0).mean(0)
         found = run.stack("class_avgs.hdf")[c]
-        assert np.abs(found - wanted)[RADIUS < 10].max() < 0.03
-    assert np.abs(run.state.maps - bench.run().state.maps).max() > 0.05
+        near, plain = RADIUS < 10, bench.run().stack("class_avgs.hdf")[c]
+        away = [np.abs(v - wanted)[near].mean() for v in (found, plain)]
+        assert away[0] < 0.01
+        assert away[1] > 0.03
 
 
 @row("preavgproc2")
