@@ -41,7 +41,12 @@ def _define_run(path: str, output: str) -> None:
     f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
     f.DEFINE_string("path", path, "stem of the run folder: results go to <path>_NN")
     f.DEFINE_string("output", output, "name of the final averages in the run folder (.hdf)")
-    f.DEFINE_integer("iter", 1, "rounds of alignment and averaging", lower_bound=1)
+    f.DEFINE_integer(
+        "iter",
+        1,
+        "rounds of alignment and averaging; a run that has converged stops earlier",
+        lower_bound=1,
+    )
     f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
     f.DEFINE_float("apix", 0.0, "angstrom per voxel of particles and references; 0 = their headers")
     f.DEFINE_string(
@@ -76,7 +81,12 @@ def _define_run(path: str, output: str) -> None:
 def _define_references() -> None:
     f = flags
     f.DEFINE_string("ref", None, "reference map(s), comma separated; file:n takes image n")
-    f.DEFINE_float("refrandphase", 0.0, "randomise the phases of references beyond this, angstrom")
+    f.DEFINE_float(
+        "refrandphase",
+        0.0,
+        "random phases of references beyond this, angstrom: makes halves independent, copies"
+        " differ; 0 = not",
+    )
     f.DEFINE_bool(
         "refpreprocess",
         False,
@@ -130,16 +140,32 @@ def _define_preprocessing(fine_like_coarse: bool, mask_target: str) -> None:
         "filters and processor of the coarse"
         " stage serve the fine stage too where it has none of its own",
     )
-    f.DEFINE_integer("shrink", 0, "shrink the coarse copies by this factor", lower_bound=0)
-    f.DEFINE_integer("shrinkfine", 0, "shrink the fine copies by this factor", lower_bound=0)
-    f.DEFINE_integer("clip", 0, "cut the copies to this box, voxels; 0 = not", lower_bound=0)
+    f.DEFINE_integer(
+        "shrink",
+        0,
+        "shrink the coarse copies by this factor: faster, blind to finer detail; 0 = not",
+        lower_bound=0,
+    )
+    f.DEFINE_integer(
+        "shrinkfine",
+        0,
+        "shrink the fine copies by this factor, --shrink at least as much; 0 = not",
+        lower_bound=0,
+    )
+    f.DEFINE_integer(
+        "clip",
+        0,
+        "cut the copies to this box, voxels (even, 12 at least): faster, poses stay the same;"
+        " 0 = not",
+        lower_bound=0,
+    )
     f.DEFINE_bool(
         "notmatchimgs",
         False,
         "leave the radial power of references as it is (else it"
         " is fitted to that of the particles)",
     )
-    f.DEFINE_bool("savepreproc", False, "write the preprocessed copies")
+    f.DEFINE_bool("savepreproc", False, "write the preprocessed copies, as they are aligned")
 
 
 def _define_alignment() -> None:
@@ -171,10 +197,23 @@ def _define_alignment() -> None:
     f.DEFINE_integer(
         "search",
         8,
-        "largest shift along each axis, voxels of the coarse copy; negative = half the box",
+        "largest shift along each axis, voxels of the coarse copy; 0 = none, negative = half the"
+        " box;"
+        " a search stated in --align counts unless this is given with another value than 8",
     )
-    f.DEFINE_integer("searchfine", 2, "how far --falign may move a shift, voxels of its copy")
-    f.DEFINE_float("radius", 0.0, "radius of the particle, angstrom: angular steps follow from it")
+    f.DEFINE_integer(
+        "searchfine",
+        2,
+        "how far --falign may move a shift along each axis, voxels of its copy; a search stated in"
+        " --falign counts unless this is given with another value than 2",
+    )
+    f.DEFINE_float(
+        "radius",
+        0.0,
+        "radius of the particle, angstrom: its edge moves --precision voxels in a fine step and"
+        " four times that in a coarse one; replaces the steps of --align and --falign and switches"
+        " a fine stage on; 0 = off",
+    )
     f.DEFINE_float(
         "precision", 1.0, "with --radius: voxels that the particle's edge moves in the finest step"
     )
@@ -188,7 +227,9 @@ def _define_alignment() -> None:
         "tweak", False, "after a shrunk last stage, one more local alignment without shrinking"
     )
     f.DEFINE_bool("translateonly", False, "search shifts only")
-    f.DEFINE_bool("filterbyfsc", False, "filter particles and references by the last FSC")
+    f.DEFINE_bool(
+        "filterbyfsc", False, "filter particles and references of a search by the last FSC"
+    )
 
 
 def _define_averaging() -> None:
@@ -199,8 +240,16 @@ def _define_averaging() -> None:
         "mean.tomo divides every frequency by how often it"
         " was sampled; mean, median, sigma, minmax, localweight",
     )
-    f.DEFINE_float("keep", 1.0, "best-scoring fraction of every class that is averaged")
-    f.DEFINE_bool("keepsig", False, "--keep in standard deviations below the mean score")
+    f.DEFINE_float(
+        "keep",
+        1.0,
+        "best-scoring fraction of every class (or half) that is averaged; all are aligned",
+    )
+    f.DEFINE_bool(
+        "keepsig",
+        False,
+        "average what scores no worse than --keep standard deviations below the mean",
+    )
     f.DEFINE_bool("weighbyscore", False, "weight particles by score over best score")
     f.DEFINE_string(
         "weighbytiltaxis",
@@ -226,8 +275,14 @@ def _define_files() -> None:
     f = flags
     f.DEFINE_string("resultmx", None, "write the final class matrix under this name (.hdf)")
     f.DEFINE_bool("savesteps", False, "keep the averages of every round")
-    f.DEFINE_bool("saveali", False, "write the aligned particles after the last round")
-    f.DEFINE_bool("saveallalign", False, "write the aligned particles after every round")
+    f.DEFINE_bool(
+        "saveali",
+        False,
+        "write the raw particles, aligned, after the last round; rejected ones too",
+    )
+    f.DEFINE_bool(
+        "saveallalign", False, "the same after every round (as large as the stack each time)"
+    )
     f.DEFINE_bool("saveallpeaks", False, "write all coarse poses of every round")
     f.DEFINE_bool(
         "varmap",
@@ -264,8 +319,16 @@ def launch(main: Callable[[Sequence[str]], None], program: str) -> None:
             sys.exit(f"{program}: {error}")
 
     cache_compilations()
+    _list_in_help()
     logging.set_verbosity(logging.WARNING)
     app.run(guarded, argv=take_back_v(sys.argv))
+
+
+def _list_in_help() -> None:
+    """Let ``--help`` list the shared flags beside those of the script itself."""
+    for module, own in flags.FLAGS.flags_by_module_dict().items():
+        for flag in own if "absl" not in module else ():
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def resolved() -> dict[str, Any]:
