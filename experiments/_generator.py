@@ -9,11 +9,15 @@ import _generate
 import _inputs
 import _job
 import _resolve
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sptjax import console, generate, io
+from sptjax import console, generate, io, resample
 from sptjax._errors import InputError
+from sptjax._types import Pose, Volume
+from sptjax.symmetry import Symmetry, copies
 
 Values = Mapping[str, Any]
 
@@ -118,6 +122,38 @@ def write_poses(
 def write_map(path: pathlib.Path, one: generate.Generated, kitchen: _generate.Kitchen) -> None:
     """A reference with its particles in the header."""
     io.write_hdf(path, [one.map], kitchen.particles.apix, [_generate.header(one, kitchen)])
+
+
+def write_aligned(
+    path: pathlib.Path,
+    one: generate.Generated,
+    kitchen: _generate.Kitchen,
+    own: Symmetry | None = None,
+) -> None:
+    """The raw particles of a reference, moved; symmetrised if a symmetry is given."""
+    with io.HdfWriter(path, kitchen.particles.apix) as writer:
+        for i, turn, shift, score in zip(one.indices, one.rotation, one.shift, one.score):
+            volume = jnp.asarray(kitchen.particles.stack.read(np.array([i]))[0])
+            pose = Pose(jnp.asarray(turn, jnp.float32), jnp.asarray(shift, jnp.float32))
+            matrix = np.concatenate([turn, shift[:, None]], 1)
+            moved = _moved(volume, pose) if own is None else symmetrised(volume, pose, own)
+            header = {
+                "spt_score": float(-score),
+                "spt_indx_original": int(kitchen.particles.rows[i]),
+                "xform.align3d": matrix,
+                "symxform": matrix,
+            }
+            writer.append(np.asarray(moved), header)
+
+
+_moved = eqx.filter_jit(resample.transform)
+
+
+def symmetrised(volume: Volume, pose: Pose, own: Symmetry) -> Volume:
+    """Mean of a volume over the symmetry copies of a pose."""
+    tried = copies(pose, own)
+    each = [_moved(volume, Pose(r, t)) for r, t in zip(tried.rotation, tried.shift)]
+    return jnp.mean(jnp.stack(each), 0)
 
 
 def write_lines(path: pathlib.Path, lines: Sequence[str]) -> None:

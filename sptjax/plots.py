@@ -289,6 +289,51 @@ def compression(
     return figure
 
 
+def dendrogram(count: int, links: Sequence[tuple[int, tuple[int, int], float]]) -> Figure:
+    """Tree of a classification: which objects merged, and in what order.
+
+    Args:
+        count: particles, objects 0 ... count - 1.
+        links: of every average in the order of merging: its number, those of its two parents,
+            and the score of the pair, which is written at the joint.
+    """
+    parents = {number: pair for number, pair, _ in links}
+    merged = {i for pair in parents.values() for i in pair}
+    leaves: list[int] = []
+    waiting = [i for i in sorted([*parents, *range(count)], reverse=True) if i not in merged]
+    waiting.sort(key=lambda i: i in parents)  # averages first, from the end of the list
+    while waiting:
+        one = waiting.pop()
+        waiting.extend(reversed(parents[one])) if one in parents else leaves.append(one)
+    place = {leaf: (float(x), 0.0) for x, leaf in enumerate(leaves)}
+    figure = _figure(max(5.0, min(0.22 * count + 1, 40.0)), 4.6)
+    axes = figure.subplots()
+    for number, (a, b), score in links:
+        (xa, ya), (xb, yb) = place[a], place[b]
+        top = max(ya, yb) + 1
+        axes.plot([xa, xa, xb, xb], [ya, top, top, yb], color=OKABE_ITO[0], linewidth=1.2)
+        place[number] = ((xa + xb) / 2, top)
+        if len(links) <= 64:
+            axes.annotate(f"{score:.3g}", place[number], fontsize=6, ha="center", va="bottom")
+    axes.set_xticks(range(len(leaves)), [str(i) for i in leaves], rotation=90, fontsize=6)
+    axes.set(xlabel="particle", ylabel="merges below")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def ranked_scores(scores: np.ndarray) -> Figure:
+    """Scores of pairs from the best to the worst.
+
+    Args:
+        scores: ``[p]``, larger is better.
+    """
+    figure = _figure(5.2, 3.6)
+    axes = figure.subplots()
+    axes.plot(np.sort(np.asarray(scores))[::-1], color=OKABE_ITO[0], linewidth=1.5)
+    axes.set(xlabel="pair", ylabel="score")
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG at 150 dots per inch; the file appears whole or not at all.
 

@@ -7,6 +7,7 @@ particle. All of them hand over a :class:`Generated` map with the poses of the p
 from ._hac import Dendrogram as Dendrogram
 from ._hac import HacSettings as HacSettings
 from ._hac import Node as Node
+from ._hac import Round as Round
 from ._hac import classify_ascending as classify_ascending
 from ._hac import hac_reference as hac_reference
 from ._maps import Generated as Generated

@@ -1,0 +1,142 @@
+"""Particles on the axes of their own symmetry, and their average.
+
+python experiments/symsearch3d.py --input=particles.hdf --sym=c4 --average
+python experiments/symsearch3d.py --input=particles.hdf --sym=d7 --average --keep=0.8 --avgiter=3
+
+Results go to a new folder symsearch_NN: the moved particles (aliptcls.hdf), their poses and
+scores (symxform.json). With --average the particles are also brought into one frame among those
+that the symmetry allows, and averaged (final_avg.hdf, final_xform.json).
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import _flags
+import _generate
+import _generator
+import _inputs
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from sptjax import console, generate, io, options, resample, symmetry
+from sptjax._errors import InputError
+from sptjax._types import Pose
+from sptjax.comparators import COMPARATORS, Comparator, compare
+from sptjax.selection import Selection
+
+_generator.define("symsearch")
+flags.DEFINE_integer("steps", 10, "starts that are refined, of every particle", lower_bound=1)
+flags.DEFINE_string(
+    "cmp",
+    "",
+    "comparator of the symmetrised with the moved particle that is reported and orders the"
+    " particles, such as ccc; the correlation over what was sampled if not given",
+)
+flags.DEFINE_bool("symmetrize", False, "write the particles symmetrised")
+flags.DEFINE_bool("average", False, "bring the particles into one frame and average them")
+flags.DEFINE_integer("avgiter", 1, "rounds of averaging with --keep, at most", lower_bound=1)
+flags.DEFINE_float("keep", 1.0, "best-scoring fraction that is averaged")
+flags.DEFINE_bool("keepsig", False, "--keep in standard deviations below the mean score")
+flags.DEFINE_bool("mirror", False, "write the mirror image of the average too")
+flags.DEFINE_bool("savesteps", False, "write the particles kept in every round")
+flags.DEFINE_bool("breaksym", False, "do not symmetrise the average")
+
+
+def run(
+    *, values: Mapping[str, Any], argv: Sequence[str]
+) -> tuple[generate.OnAxes, generate.Together | None]:
+    """Check everything, then search.
+
+    Args:
+        values: every flag by name.
+        argv: the command line, for the record.
+
+    Returns:
+        The particles on their axes, and what --average made of them.
+    """
+    particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
+    own = symmetry.parse(values["sym"])
+    if len(own) == 1:
+        raise InputError(f"--sym={values['sym']}: a symmetry other than c1 is needed")
+    if not values["keepsig"] and not 0 < values["keep"] <= 1:
+        raise InputError(f"--keep={values['keep']:g}: a fraction above 0 and up to 1 is needed")
+    for name in ("mirror", "keepsig", "savesteps", "breaksym"):
+        if values[name] and not values["average"]:
+            raise InputError(f"--{name} does nothing without --average")
+    comparator = options.bind(options.parse(values["cmp"]), COMPARATORS, "--cmp")
+    folder, kitchen = _generator.start("symsearch3d", values, argv, particles)
+    settings = generate.SymmetrySettings(
+        own,
+        steps=values["steps"],
+        search_vox=kitchen.search_vox,
+        rounds=values["avgiter"],
+        selection=Selection(keep=values["keep"], in_sigma=values["keepsig"]),
+        averaging=kitchen.averaging,
+        seed=values["seed"],
+    )
+
+    def work() -> tuple[generate.OnAxes, generate.Together | None]:
+        material = _generate.prepared(kitchen)
+        found = generate.put_on_axes(material, material.usable, settings, progress=kitchen.progress)
+        if comparator is not None:
+            found = _scored(found, particles, own, comparator)
+        rows = particles.rows[found.indices]
+        pose = (rows, found.rotation, found.shift, found.score)
+        _generator.write_poses(folder / "symxform.json", *pose)
+        one = generate.Generated(np.zeros(0), found.indices, *pose[1:])
+        shown = own if values["symmetrize"] else None
+        _generator.write_aligned(folder / "aliptcls.hdf", one, kitchen, shown)
+        if not values["average"]:
+            return found, None
+        together = generate.bring_together(material, found, settings, progress=kitchen.progress)
+        _write_average(values, folder, together, kitchen)
+        return found, together
+
+    found, together = _generator.guarded(folder, work)
+    console.say(f"{folder / 'symxform.json'}: median score {np.median(found.score):.3f}")
+    return found, together
+
+
+def _scored(
+    found: generate.OnAxes,
+    particles: _inputs.Particles,
+    own: symmetry.Symmetry,
+    comparator: Comparator,
+) -> generate.OnAxes:
+    """The same poses with the comparator's score."""
+    scores = []
+    for i, turn, shift in zip(found.indices, found.rotation, found.shift):
+        volume = jnp.asarray(particles.stack.read(np.array([i]))[0])
+        pose = Pose(jnp.asarray(turn, jnp.float32), jnp.asarray(shift, jnp.float32))
+        moved = resample.transform(volume, pose)
+        mean = _generator.symmetrised(volume, pose, own)
+        scores.append(float(compare(comparator, moved, mean, apix=particles.apix)))
+    return generate.OnAxes(found.indices, found.rotation, found.shift, np.array(scores))
+
+
+def _write_average(values, folder, together: generate.Together, kitchen: _generate.Kitchen) -> None:
+    result, rows = generate.symmetry_reference(together), kitchen.particles.rows
+    poses = together.poses
+    _generator.write_poses(
+        folder / "final_xform.json", rows[poses.indices], poses.rotation, poses.shift, poses.score
+    )
+    _generator.write_map(folder / "final_avg.hdf", result, kitchen)
+    if values["mirror"]:
+        mirrored = np.roll(result.map[:, :, ::-1], 1, 2)  # x -> -x about the centre voxel
+        io.write_hdf(folder / "final_avg_mirror.hdf", [mirrored], kitchen.particles.apix)
+    if values["savesteps"]:
+        for k, kept in enumerate(together.rounds):
+            io.write_json(folder / f"kept_ptcls_{k}.json", {"kept": rows[kept].tolist()})
+    console.say(f"{folder / 'final_avg.hdf'}: {result.note}")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Flags to arguments."""
+    del argv
+    run(values=_flags.resolved(), argv=sys.argv)
+
+
+if __name__ == "__main__":
+    _flags.launch(main, "symsearch3d.py")
