@@ -120,7 +120,7 @@ def sort(
         band,
         settings.components,
         key=jax.random.key(settings.seed),
-        space=None if mask is None else pca.MaskedSpace(mask, vectors),
+        space=None if mask is None else pca.MaskedSpace(mask, kmax),
     )
     classes = pca.kmeans(found.coordinates, settings.classes, seed=settings.seed)
     assert band.scale is not None, "aligned bands know it"

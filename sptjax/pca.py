@@ -43,12 +43,11 @@ class Components:
     share: np.ndarray  # [q], variance over that of the particles about the mean, noise included
 
 
-@dataclasses.dataclass(frozen=True)
-class MaskedSpace:
-    """Eigenvolumes are multiplied by a real-space mask after every step."""
+class MaskedSpace(eqx.Module):
+    """Maps that are zero outside a mask, as the half ball of a band sees them."""
 
     mask: Volume  # of any even box; its field of view is that of the particles
-    vectors: np.ndarray  # int [K, 3], the half ball of the band
+    kmax: int = eqx.field(static=True)  # last shell of the band
 
 
 def fit(
@@ -88,6 +87,21 @@ def fit(
     return _principal_axes(band, mean, basis, coordinates, moment)
 
 
+@eqx.filter_jit
+def confined(band: AlignedBand, space: MaskedSpace) -> AlignedBand:
+    """Particles without their differences from the mean map outside a mask.
+
+    What noise is left inside has the same product with every map inside as before, so that
+    likelihoods of such maps keep their scale.
+    """
+    seen = (band.weight >= LEAST_SEEN).astype(band.data.dtype)
+    mean = band.data.sum(0) / (band.weight.sum(0) + 1).astype(band.data.dtype)
+    common = band.weight.astype(mean.dtype) * mean[None]
+    project = _projector(space)
+    rest = lax.map(lambda x: project(x[None])[0], band.data - common)
+    return dataclasses.replace(band, data=common + seen * rest)
+
+
 class _Projector(eqx.Module):
     mask: Volume
     vectors: Int[Array, "k 3"]
@@ -99,9 +113,8 @@ class _Projector(eqx.Module):
 
 def _projector(space: MaskedSpace) -> _Projector:
     """The mask on the smallest grid that holds the band."""
-    box = 2 * (int(np.abs(space.vectors).max()) + 1)
-    small = fourier.fourier_resample(jnp.asarray(space.mask, jnp.float32), box)
-    return _Projector(small, jnp.asarray(space.vectors))
+    small = fourier.fourier_resample(jnp.asarray(space.mask, jnp.float32), 2 * (space.kmax + 1))
+    return _Projector(small, jnp.asarray(fourier.half_ball(space.kmax)))
 
 
 @eqx.filter_jit

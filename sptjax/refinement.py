@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import classify, fourier, resolution
+from . import classify, fourier, pca, resolution
 from .align import AlignmentSettings, Found, View, align_views
 from .averaging import Assigned, Averages, Averaging, average_classes
 from .centring import Autocentre, centre_shift
@@ -42,6 +42,8 @@ class RefineSettings:
     filter_by_fsc: bool = False  # particles and references of a search, by the last FSC
     only_class: int | None = None  # average this class alone
     seed: int = 0
+    anneal: int = 0  # rounds in which classes are drawn at random, less and less
+    class_mask: np.ndarray | None = None  # [n, n, n]: classes differ inside it alone
 
 
 def refine_round(
@@ -69,9 +71,11 @@ def refine_round(
         progress: wraps iterations over batches.
     """
     found = _align(state, copies, settings, progress)
+    if settings.class_mask is not None:
+        found = _focused(found, state, copies, settings, settings.class_mask, progress)
     usable = copies.coarse.particles.usable
     classes = np.full(len(found.score), -1, np.int32)
-    classes[usable] = np.argmax(found.score[usable], 1)
+    classes[usable] = assign(found.score, state.round + 1, settings.anneal, settings.seed)[usable]
     told_apart = state.told_apart
     if not told_apart:
         split = _split(found, usable, stack, sampling, settings, progress)
@@ -91,7 +95,8 @@ def average_round(
 ) -> RefineState:
     """Average with the classes and poses of a state, without aligning; the round stays as it is."""
     found = Found(state.rotation, state.shift, state.score)
-    after = _average(state, found, state.classes, stack, sampling, settings, progress, True)
+    found_apart = state.told_apart
+    after = _average(state, found, state.classes, stack, sampling, settings, progress, found_apart)
     return dataclasses.replace(after, round=state.round)
 
 
@@ -137,6 +142,59 @@ def _align(
     if all(p is not None for _, p in peaks):
         found.peaks = _joined([(r, p) for r, p in peaks if p is not None], len(found.score))
     return found
+
+
+def _focused(
+    found: Found,
+    state: RefineState,
+    copies: Copies,
+    settings: RefineSettings,
+    mask: np.ndarray,
+    progress: Progress,
+) -> Found:
+    """Scores at the best pose of every particle, of references that differ inside a mask alone.
+
+    Outside, all references are their mean. What aligns particles best need not be what tells
+    classes apart, and one pose for all classes keeps differences of poses out of the scores.
+    """
+    rows, best = np.arange(len(found.score)), np.argmax(found.score, 1)
+    turn, shift = (x[rows, best][:, None].repeat(found.score.shape[1], 1) for x in
+                   (found.rotation, found.shift))  # fmt: skip
+    common = state.references.mean(1, keepdims=True)
+    state = dataclasses.replace(
+        state,
+        references=(common + mask * (state.references - common)).astype(np.float32),
+        rotation=turn,
+        shift=shift,
+    )
+    only_score = dataclasses.replace(
+        settings.alignment, aligner=None, fine=None, translate_only=False, tweak=False,
+        save_peaks=False,
+    )  # fmt: skip
+    whole = dataclasses.replace(settings.references, mask=None, automask=False)
+    fixed = dataclasses.replace(settings, alignment=only_score, references=whole)
+    scored = _align(state, copies, fixed, progress)
+    return dataclasses.replace(scored, peaks=found.peaks)
+
+
+def assign(score: np.ndarray, round_: int, anneal: int, seed: int) -> np.ndarray:
+    """Class of every particle: that of its best score, or at first one drawn by the scores.
+
+    In round ``r`` of the first ``anneal`` ones, class ``c`` is drawn with a probability
+    proportional to ``exp(score_c / T)``. ``T`` falls linearly from the spread of the scores
+    between the classes to zero, so that particles leave the classes of a first chance.
+
+    Args:
+        score: ``[n, c]``.
+        round_: from 0.
+        anneal: rounds until classes are those of the best scores.
+        seed: of the draws.
+    """
+    if round_ >= anneal or score.shape[1] < 2:
+        return np.argmax(score, 1)
+    spread = np.std(score - score.mean(1, keepdims=True))
+    noise = np.random.default_rng([seed, round_]).gumbel(size=score.shape)
+    return np.argmax(score + (1 - round_ / anneal) * spread * noise, 1)
 
 
 def _joined(parts: list[tuple[np.ndarray, Found]], count: int) -> Found:
@@ -194,15 +252,11 @@ def _split(
 ) -> classify.Split:
     """Classes of the usable particles at their best poses."""
     best = np.argmax(found.score[usable], 1)
-    band = classify.align_band(
-        stack,
-        sampling,
-        usable,
-        found.rotation[usable, best],
-        found.shift[usable, best],
-        classify.widest_band(len(usable), stack.box),
-        progress=progress,
-    )
+    kmax = classify.widest_band(len(usable), stack.box)
+    pose = found.rotation[usable, best], found.shift[usable, best]
+    band = classify.align_band(stack, sampling, usable, *pose, kmax, progress=progress)
+    if settings.class_mask is not None:
+        band = pca.confined(band, pca.MaskedSpace(jnp.asarray(settings.class_mask), kmax))
     return classify.split(band, found.score.shape[1], key=jax.random.key(settings.seed))
 
 

@@ -146,7 +146,7 @@ def test_states_behind_wedges_are_told_apart(states, name, margin):
 def test_a_mask_confines_the_eigenvolumes(states):
     band, labels = states["two"]
     mask, vectors = masks.sphere(BOX, 8, 2), fourier.half_ball(KMAX)
-    space = pca.MaskedSpace(mask, vectors)
+    space = pca.MaskedSpace(mask, KMAX)
     plain, masked = (pca.fit(band, 2, key=jax.random.key(0), space=own) for own in (None, space))
 
     def outside(found):
@@ -189,3 +189,21 @@ def test_impossible_counts_are_refused(rng):
     for count, points in ((4, rng.normal(size=(3, 2))), (2, np.zeros((3, 2))), (0, np.eye(3))):
         with pytest.raises(InputError, match=f"{count} classes cannot be made of 3"):
             pca.kmeans(points, count, seed=0)
+
+
+def test_differences_outside_a_mask_are_taken_away(rng):
+    """Complete particles: the difference from the mean is multiplied by the mask."""
+    box = 2 * (KMAX + 1)
+    axis = np.arange(box) - box // 2
+    mask = np.exp(-(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2) / 30).astype(
+        np.float32
+    )
+    volumes = rng.normal(size=(6, box, box, box)).astype(np.float32)
+    vectors = jnp.asarray(fourier.half_ball(KMAX))
+    data = fourier.ball_coefficients(jnp.asarray(volumes), vectors)
+    found = pca.confined(band_of(data), pca.MaskedSpace(jnp.asarray(mask), KMAX))
+    banded = np.asarray(fourier.from_ball(data, vectors, box))
+    mean = banded.sum(0) / 7  # one particle's worth of nothing besides the six
+    again = fourier.ball_coefficients(jnp.asarray(mask * (banded - mean)), vectors)
+    wanted = np.asarray(data).sum(0) / 7 + np.asarray(again)
+    assert np.allclose(np.asarray(found.data), wanted, atol=3e-3 * np.abs(wanted).max())
