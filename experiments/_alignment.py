@@ -73,6 +73,8 @@ def settings(values: Values, box: int, apix: float, say: Say) -> AlignmentSettin
 
 def _aligner(values: Values) -> Aligner | None:
     """``--align``; not given, its default with everything but the shifts left to the data."""
+    if values.get("skipali"):
+        return None
     if not given("align"):
         return RotateTranslate3DTree()
     return options.bind(options.parse(values["align"]), ALIGNERS, "--align")

@@ -163,19 +163,20 @@ def read_classes(values: Mapping[str, Any], particles: Particles) -> io.ClassMat
     return matrix
 
 
-def read_mask(path: str, box: int, apix: float) -> np.ndarray:
-    """``--maskfile``: a volume of weights, cut or padded about its centre to a box.
+def read_mask(path: str, box: int, apix: float, flag: str = "--maskfile") -> np.ndarray:
+    """A mask: a volume of weights, cut or padded about its centre to a box.
 
     Args:
         path: the file.
         box: of the raw particles.
         apix: their voxel size, angstrom; the mask must have it too, if it states one.
+        flag: that names it.
     """
     volume, size, _ = io.read_volume(path)
     if size and abs(size / apix - 1) > 0.01:
-        raise InputError(f"--maskfile: {path} has voxels of {size:.4g} A, the particles {apix:.4g}")
+        raise InputError(f"{flag}: {path} has voxels of {size:.4g} A, the particles {apix:.4g}")
     if not np.isfinite(volume).all() or volume.min() < 0 or not volume.max() > 0:
-        raise InputError(f"--maskfile: {path} must hold values of zero and more, not all zero")
+        raise InputError(f"{flag}: {path} must hold values of zero and more, not all zero")
     out = np.zeros((box,) * 3, np.float32)
     into, source = [], []
     for edge in volume.shape:

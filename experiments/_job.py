@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _alignment
+import _classes
 import _generate
 import _inputs
 import _resolve
@@ -115,6 +116,10 @@ def carry_out(
     if only is not None and only >= len(symmetries):
         raise InputError(f"--oneclass={only}: there are {len(symmetries)} classes, from 0 on")
     matched = isinstance(alignment.comparator, Matched)
+    align_mask, class_mask = _classes.masks(values, stack.box, apix)
+    prepared = _resolve.reference_settings(values, stack.box, apix, match=not matched)
+    if align_mask is not None:
+        prepared = dataclasses.replace(prepared, mask=align_mask)
     averaging = _resolve.averaging(values)
     refine = RefineSettings(
         alignment=alignment,
@@ -123,11 +128,13 @@ def carry_out(
         gold_standard=gold,
         selection=_resolve.selection(values, stack),
         averaging=averaging,
-        references=_resolve.reference_settings(values, stack.box, apix, match=not matched),
+        references=prepared,
         autocentre=_resolve.autocentre(values),
         filter_by_fsc=values["filterbyfsc"],
         only_class=only,
         seed=values["seed"],
+        anneal=values.get("anneal", 0),
+        class_mask=class_mask,
     )
     fine = alignment.fine is not None
     pipelines = _resolve.pipelines(values, stack.box, apix, fine=fine, say=console.say)

@@ -11,10 +11,12 @@ Results go to a new folder spt_refinemulti_NN: class_avgs.hdf, poses (sptali_rm_
 matrices (classmx_*.hdf), FSC curves, resolution.json and pictures.
 """
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import _classes
 import _flags
 import _generate
 import _inputs
@@ -32,6 +34,7 @@ _flags.define_shared(
     path="spt_refinemulti", output="class_avgs.hdf", fine_like_coarse=True, mask_target="particles"
 )
 _generate.define()
+_classes.define()
 _NREF = flags.DEFINE_integer("nref", 3, "number of classes", lower_bound=2)
 _SYMS = flags.DEFINE_string("syms", "", "symmetry of each class, comma separated; overrides --sym")
 
@@ -58,13 +61,43 @@ def class_references(maps: np.ndarray, count: int, randphase: float, apix: float
 
 
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
-    """Check everything, then refine.
+    """Check everything, then refine, once or with several seeds.
 
     Args:
         values: every flag by name.
         argv: the command line, for the record.
+
+    Returns:
+        The last state; of the last seed, if there are several.
     """
     _job.use_devices(values["parallel"])
+    _classes.check(values)
+    if values["nseeds"] == 1:
+        return _run(values, argv)
+    folder = _job.run_folder("refinemulti", values, argv)
+    states, seeds = [], [values["seed"] + i for i in range(values["nseeds"])]
+    try:
+        for i, seed in enumerate(seeds):
+            console.say(f"seed {seed}, {i + 1} of {len(seeds)}")
+            again = values["resume"] and any(folder.glob(f"seed{seed}_*"))
+            own = {"path": str(folder / f"seed{seed}"), "seed": seed, "resume": again, "nseeds": 1}
+            states.append(_run({**values, **own}, argv))
+    except InputError:
+        if not states and not values["resume"]:
+            shutil.rmtree(folder)  # nothing was computed
+        raise
+    count = states[0].score.shape[1]
+    found = _classes.write_stability(folder, [s.classes for s in states], count, seeds)
+    shares = ", ".join(f"{share:.2f}" for share in found.group)
+    console.say(
+        f"{len(seeds)} seeds: mean adjusted Rand index {found.mean_rand:.2f}, stability of the"
+        f" classes {shares} ({folder / 'stability.txt'})"
+    )
+    return states[-1]
+
+
+def _run(values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
+    """One run."""
     particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
     available = len(particles.stack)
     matrix: ClassMatrix | None = None
@@ -88,7 +121,9 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         randphase, seed = values["refrandphase"], values["seed"]
         references = class_references(maps, count, randphase, particles.apix, seed)
     symmetries = class_symmetries(values["sym"], values["syms"], count)
-    if matrix is None and not values["ref"]:
+    if values["skipali"] and matrix is None and not values["ref"]:
+        matrix, same_start = _classes.from_poses(values, particles, count), True
+    elif matrix is None and not values["ref"]:
         references = _generate.recipe(values, available, symmetries, console.say, halves=False)
     return _job.carry_out(
         "refinemulti",

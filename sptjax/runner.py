@@ -48,7 +48,7 @@ class Run:
     extras: Extras = Extras()
     input_name: str = "particles"  # of the files of prepared particles
     average_only: bool = False  # average the seed classes and stop
-    same_start: bool = False  # the references are copies of one map
+    same_start: bool = False  # the references tell no classes: copies, or averages at random
 
 
 def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineState:
@@ -188,7 +188,11 @@ def _seeded(
     turn = rotation.from_euler(jnp.asarray(seed.euler_deg), rotation.Convention["EMAN"])
     empty = np.zeros((n_classes, box, box, box), np.float32)
     state = initial_state(
-        empty, len(particles), gold_standard=run.refine.gold_standard, expected_score=0.0
+        empty,
+        len(particles),
+        gold_standard=run.refine.gold_standard,
+        expected_score=0.0,
+        told_apart=not run.same_start,
     )
     usable = np.isin(np.arange(len(particles)), particles.usable)
     state = dataclasses.replace(
