@@ -60,7 +60,7 @@ def test_axes_are_found(solved):
                 jnp.asarray(frame, jnp.float32), jnp.eye(3)[None], symmetry.parse("d14")
             )
         )
-    assert error.max() < 4
+    assert error.max() < 3
     centre = np.einsum("nij,nj->ni", found.rotation, shifts) + found.shift
     off = np.linalg.norm(centre[:, :2] if thing.group.name == "c4" else centre, axis=1)
     assert off.max() < 0.5
@@ -72,7 +72,7 @@ def test_one_frame_for_all(solved):
     frames = relative(together.poses, turns).astype(np.float32)
     first = jnp.asarray(frames[:1])
     error = symmetry.angle_deg_modulo(first, jnp.asarray(frames), thing.group)
-    assert np.asarray(error).max() < 6
+    assert np.asarray(error).max() < 4
     before = relative(found, turns).astype(np.float32)
     apart = symmetry.angle_deg_modulo(jnp.asarray(before[:1]), jnp.asarray(before), thing.group)
     assert np.asarray(apart).max() > 10  # else there was nothing to settle

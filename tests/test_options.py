@@ -14,7 +14,7 @@ from option_runs import APIX, BOX, CLASSES, COUNT
 
 from sptjax import console, io
 
-PENDING = {"refgenmethod", "subset4ref", "hacref", "ssaref", "btref"}
+PENDING: set[str] = set()
 
 NAMES = """
 ncls nbasis input ref nref refgenmethod subset4ref subset refpreprocess apix path syms output
@@ -1005,3 +1005,52 @@ def _(bench):
     assert run.names() - base.names() == names
     last = bench.run(saveali=True).stack("class0_ptcl.hdf")
     np.testing.assert_allclose(run.stack("class0_ptcl_0.hdf"), last, atol=1e-5)
+
+
+# ---------------------------------------------------------------- references from the particles
+
+
+def made_of(bench, **options):
+    """Particles in the references of two classes, and what was said."""
+    run = bench.run(ref=None, search=1, **options)
+    return [run.header(f"ref{r}.hdf")["spt_ptcl_indxs"] for r in (0, 1)], run
+
+
+@row("btref")
+def _(bench):
+    two, run = made_of(bench, btref=2)
+    four, other = made_of(bench, btref=4)
+    assert two == [[0, 2], [1, 3]]
+    assert four == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert "binary tree of 2 particles" in " ".join(run.said)
+    assert not np.allclose(run.stack("ref0.hdf"), other.stack("ref0.hdf"))
+
+
+@row("hacref")
+def _(bench):
+    rows, run = made_of(bench, hacref=3)
+    assert rows == [[0, 2, 4], [1, 3, 5]]
+    assert "hierarchical classification: 3 of 3 particles" in " ".join(run.said)
+
+
+@row("subset4ref")
+def _(bench):
+    assert made_of(bench)[0] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert made_of(bench, subset4ref=2)[0] == [[0, 2], [1, 3]]
+
+
+@row("refgenmethod")
+def _(bench):
+    assert made_of(bench, subset4ref=3)[0] == [[0, 2], [1, 3]]  # a power of two
+    rows, run = made_of(bench, subset4ref=3, refgenmethod="hac")
+    assert rows == [[0, 2, 4], [1, 3, 5]]
+    assert "hierarchical classification" in " ".join(run.said)
+
+
+@row("ssaref")
+def _(bench):
+    run = bench.run("classaverage", ref=None, goldstandardoff=True, ssaref=1, sym="c4", search=1)
+    assert run.header("ref0.hdf")["spt_ptcl_indxs"] == 0  # one number is kept as such
+    volume = run.stack("ref0.hdf")[0][1:, 1:, 1:]
+    turned = np.rot90(volume, axes=(1, 2))
+    assert np.abs(turned - volume).max() < 0.02 * np.ptp(volume)

@@ -132,7 +132,14 @@ def _axes_of(
 
 @eqx.filter_jit
 def _as_volume(data, weight, vectors, box: int):
-    return on_grid(data, vectors, box), on_centred_grid(weight, vectors, box)
+    """Volume and sampling of an object.
+
+    Each copy is multiplied by the sampling of the other: with the root of the weight, a product
+    of two counts as in :mod:`._pairs`.
+    """
+    root = jnp.sqrt(weight)
+    halved = data / jnp.where(root > 0, root, 1).astype(data.dtype)
+    return on_grid(halved, vectors, box), on_centred_grid(root, vectors, box)
 
 
 def bring_together(
