@@ -38,6 +38,7 @@ _SYM_N = flags.DEFINE_integer("sym_n", 50, "particles of the axis search", lower
 _SYM_SNR = flags.DEFINE_float("sym_snr", 0.3, "variance of the map over that of the noise")
 SEARCH = 5.0
 GROUPS = {"groel": "d7", "trpv1": "c4"}
+DIAMETER = {"groel": 160.0, "trpv1": 150.0}  # angstrom
 
 
 def on_axes(volume: np.ndarray, own: symmetry.Symmetry) -> np.ndarray:
@@ -91,12 +92,9 @@ def maps(set_: Planted, truth: np.ndarray) -> list[dict]:
         one = made(method, material, used)
         seconds = time.perf_counter() - begun
         settings = RefineSettings(AlignmentSettings(), C1, _APIX.value)
-        state = None
-        for state, _, _ in refinement(
+        *_, (state, _, _) = refinement(
             one.map[None], set_.load(), set_.stack, set_.sampling, settings, _ROUNDS.value
-        ):
-            pass
-        assert state is not None, "at least one round"
+        )
         rows.append(
             {
                 "method": method, "particles": len(one.indices), "seconds": seconds,
@@ -109,9 +107,10 @@ def maps(set_: Planted, truth: np.ndarray) -> list[dict]:
 def axes(name: str) -> dict:
     """Share of particles whose axis is found within 2 degrees and half a voxel."""
     own = symmetry.parse(GROUPS[name])
-    truth = on_axes(load_map(name, _BOX.value, _APIX.value), own)
+    apix = DIAMETER[name] / (0.6 * _BOX.value)
+    truth = on_axes(load_map(name, _BOX.value, apix), own)
     set_ = plant(truth[None], _SYM_N.value, _SYM_SNR.value, 3.0, apix=None, seed=SEED.value)
-    material = generate.prepare(set_.stack, set_.sampling, _APIX.value)
+    material = generate.prepare(set_.stack, set_.sampling, apix)
     settings = generate.SymmetrySettings(own, search_vox=SEARCH)
     begun = time.perf_counter()
     found = generate.put_on_axes(material, np.arange(len(material)), settings)
