@@ -20,7 +20,7 @@ from .copies import Copies
 from .measure import measure, next_references
 from .particles import Sampling, Stack
 from .references import ReferenceSettings, views
-from .selection import Selection, select
+from .selection import Selection, assign, select
 from .state import RefineState
 from .symmetry import Symmetry
 
@@ -175,26 +175,6 @@ def _focused(
     fixed = dataclasses.replace(settings, alignment=only_score, references=whole)
     scored = _align(state, copies, fixed, progress)
     return dataclasses.replace(scored, peaks=found.peaks)
-
-
-def assign(score: np.ndarray, round_: int, anneal: int, seed: int) -> np.ndarray:
-    """Class of every particle: that of its best score, or at first one drawn by the scores.
-
-    In round ``r`` of the first ``anneal`` ones, class ``c`` is drawn with a probability
-    proportional to ``exp(score_c / T)``. ``T`` falls linearly from the spread of the scores
-    between the classes to zero, so that particles leave the classes of a first chance.
-
-    Args:
-        score: ``[n, c]``.
-        round_: from 0.
-        anneal: rounds until classes are those of the best scores.
-        seed: of the draws.
-    """
-    if round_ >= anneal or score.shape[1] < 2:
-        return np.argmax(score, 1)
-    spread = np.std(score - score.mean(1, keepdims=True))
-    noise = np.random.default_rng([seed, round_]).gumbel(size=score.shape)
-    return np.argmax(score + (1 - round_ / anneal) * spread * noise, 1)
 
 
 def _joined(parts: list[tuple[np.ndarray, Found]], count: int) -> Found:

@@ -1,4 +1,4 @@
-"""Which particles of a class are averaged, and with what weight."""
+"""Which class particles go to, which of them are averaged, and with what weight."""
 
 import dataclasses
 
@@ -13,6 +13,26 @@ class Selection:
     in_sigma: bool = False  # keep what scores above mean - keep * sigma of its group
     by_score: bool = False  # weight by score over best score of the group
     prior_weight: np.ndarray | None = None  # [n], known before any alignment
+
+
+def assign(score: np.ndarray, round_: int, anneal: int, seed: int) -> np.ndarray:
+    """Class of every particle: that of its best score, or at first one drawn by the scores.
+
+    In round ``r`` of the first ``anneal`` ones, class ``c`` is drawn with a probability
+    proportional to ``exp(score_c / T)``. ``T`` falls linearly from the spread of the scores
+    between the classes to zero, so that particles leave the classes of a first chance.
+
+    Args:
+        score: ``[n, c]``.
+        round_: from 0.
+        anneal: rounds until classes are those of the best scores.
+        seed: of the draws.
+    """
+    if round_ >= anneal or score.shape[1] < 2:
+        return np.argmax(score, 1)
+    spread = np.std(score - score.mean(1, keepdims=True))
+    noise = np.random.default_rng([seed, round_]).gumbel(size=score.shape)
+    return np.argmax(score + (1 - round_ / anneal) * spread * noise, 1)
 
 
 def select(

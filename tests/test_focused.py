@@ -13,7 +13,8 @@ from sptjax.align import AlignmentSettings, Found
 from sptjax.copies import Copies
 from sptjax.particles import Sampling, load_particles
 from sptjax.references import ReferenceSettings
-from sptjax.refinement import RefineSettings, assign, refine_round
+from sptjax.refinement import RefineSettings, refine_round
+from sptjax.selection import assign
 from sptjax.state import initial_state
 
 BOX, COUNT = 24, 32

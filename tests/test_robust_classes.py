@@ -7,7 +7,7 @@ from option_runs import APIX, BLOBS, BOX, CLASSES, COUNT
 
 from sptjax import io, stability
 from sptjax._errors import InputError
-from sptjax.refinement import assign
+from sptjax.selection import assign
 
 
 @pytest.fixture(scope="module")

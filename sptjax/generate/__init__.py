@@ -30,6 +30,9 @@ from ._self_symmetry import in_one_frame as in_one_frame
 from ._self_symmetry import on_symmetry_axes as on_symmetry_axes
 from ._self_symmetry import put_on_axes as put_on_axes
 from ._self_symmetry import symmetry_reference as symmetry_reference
+from ._sgd import Descent as Descent
+from ._sgd import SgdSettings as SgdSettings
+from ._sgd import generate_sgd as generate_sgd
 from ._tree import Level as Level
 from ._tree import Tree as Tree
 from ._tree import TreeSettings as TreeSettings
