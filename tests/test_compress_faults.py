@@ -251,7 +251,7 @@ print(tracemalloc.get_traced_memory()[1])
 """
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("threads", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_memory_is_a_slab_and_four_rows_of_chunks(tmp_path, rng, threads):
     """What NumPy and Python allocate, for a volume of three slabs."""
     write_hdf(tmp_path / "v.hdf", stack(rng, 1, (48, 512, 512)), 1.0)
