@@ -19,7 +19,7 @@ COUNT = 24
 def descended():
     """Two seeds on particles of one kind, with wedges."""
     truth, poses, _, material = planted(COUNT, 0.8)
-    settings = generate.SgdSettings(steps=14, batch=12, levels=2, search_vox=2.0, seeds=2)
+    settings = generate.SgdSettings(steps=14, batch=12, levels=1, search_vox=2.0, seeds=2)
     return truth, poses, generate.generate_sgd(material, np.arange(COUNT), settings)
 
 
@@ -50,6 +50,7 @@ def test_runs_are_in_one_frame_and_compared():
         assert found.fsc[other, 1:6].min() > 0.8
 
 
+@pytest.mark.slow
 def test_noise_alone_does_not_converge():
     """Two runs on noise place the particles differently, and their halves do not agree."""
     rng = np.random.default_rng(1)
@@ -69,7 +70,7 @@ def test_several_maps_divide_the_particles():
     volumes = np.asarray(volumes_of(maps, labels, poses, geometry, 4))
     material = generate.prepare(Volumes(volumes), sampling(geometry), APIX)
     settings = generate.SgdSettings(
-        maps=2, steps=14, batch=12, levels=2, search_vox=2.0, seeds=1, seed=1
+        maps=2, steps=14, batch=12, levels=1, search_vox=2.0, seeds=1, seed=1
     )
     found = generate.generate_sgd(material, np.arange(COUNT), settings)
     classes = np.full(COUNT, -1)

@@ -39,7 +39,7 @@ from ._material import Material, _posed, on_grid
 from ._self_symmetry import in_one_frame
 
 Progress = Callable[[Iterable, str], Iterable]
-FIRST_BAND, WIDEST_BAND = 4, 9  # Fourier pixels, of the exhaustive search
+FIRST_BAND, WIDEST_BAND = 4, 7  # Fourier pixels, of the exhaustive search
 PHASE = 1.2  # radians at the edge of the particle over half a grid step
 CLOSE_DEG = 15.0  # rotations of two runs that count as equal
 FORGET = (0.5, 0.1)  # rates of the first and the last step
