@@ -32,7 +32,7 @@ def particles_of(thing, rng, noise=0.4):
     return turns, shifts, np.asarray(out, np.float32)
 
 
-@pytest.fixture(scope="module", params=["c4", "d7"])
+@pytest.fixture(scope="module", params=["c4", pytest.param("d7", marks=pytest.mark.slow)])
 def solved(request):
     rng = np.random.default_rng(3)
     thing = Symmetric(request.param, rng)
@@ -91,6 +91,7 @@ def test_average_shows_the_phantom(solved):
     assert (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) > 0.85
 
 
+@pytest.mark.slow
 def test_selection_is_applied():
     rng = np.random.default_rng(5)
     thing = Symmetric("c4", rng)
