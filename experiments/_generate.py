@@ -14,7 +14,7 @@ import _resolve
 import numpy as np
 from absl import flags
 
-from sptjax import generate, io
+from sptjax import generate, io, resolution
 from sptjax._errors import InputError
 from sptjax.align import Found
 from sptjax.averaging import Averaging
@@ -39,8 +39,14 @@ def define() -> None:
         "bt",
         sorted([*MAKERS, *TOGETHER]),
         "how references are made from the particles when --ref is not given: bt = binary tree,"
-        " hac = hierarchical classification, ssa = self-symmetry (needs --sym)",
+        " hac = hierarchical classification, ssa = self-symmetry (needs --sym), sgd = gradient"
+        " descent from random poses, all classes at once",
     )
+    f.DEFINE_integer(
+        "sgdseeds", 2, "independent runs of sgd; the best is used, agreement said", lower_bound=1
+    )
+    f.DEFINE_integer("sgdsteps", 90, "steps of a run of sgd, one batch each", lower_bound=2)
+    f.DEFINE_integer("sgdbatch", 24, "particles of a step of sgd", lower_bound=1)
     f.DEFINE_integer(
         "subset4ref",
         0,
@@ -193,6 +199,7 @@ class Kitchen:
     seed: int
     start: Found | None
     progress: Callable
+    descent: Mapping[str, int]  # flags of sgd by name
 
     @property
     def poses(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -257,8 +264,66 @@ def on_axes(
 
 MAKERS: dict[str, Make] = {"bt": _tree, "hac": _hac, "ssa": _ssa}
 
+
+def _descent(recipe: Recipe, kitchen: Kitchen, say: Say) -> np.ndarray:
+    """Maps by stochastic gradient descent: of every half, or of all classes at once."""
+    if len({s.name for s in recipe.symmetries}) > 1:
+        raise InputError("--refgenmethod=sgd: all maps must have one symmetry (--sym)")
+    material = prepared(kitchen)
+    groups = recipe.groups if recipe.halves else (np.sort(np.concatenate(recipe.groups)),)
+    maps: list[np.ndarray] = []
+    for group, name in zip(groups, recipe.names):
+        settings = generate.SgdSettings(
+            maps=1 if recipe.halves else len(recipe.names),
+            seeds=kitchen.descent["sgdseeds"],
+            seed=kitchen.seed,
+            steps=kitchen.descent["sgdsteps"],
+            batch=kitchen.descent["sgdbatch"],
+            search_vox=kitchen.search_vox,
+            symmetry=recipe.symmetries[0],
+            averaging=kitchen.averaging,
+        )
+        rows = np.intersect1d(group, material.usable)
+        found = generate.generate_sgd(material, rows, settings, progress=kitchen.progress)
+        empty = [c for c, one in enumerate(found.maps) if not len(one.indices)]
+        if empty:
+            raise InputError(
+                f"--refgenmethod=sgd: no particle chose map {empty[0]}; fewer maps (--nref), or"
+                " another --seed"
+            )
+        say(f"{name if settings.maps == 1 else 'references'}: {_said(found, kitchen)}")
+        made = list(found.maps)
+        if len(made) > 1:
+            made = generate.in_one_frame(
+                material, made, settings.symmetry, kitchen.search_vox, kitchen.averaging
+            )
+        maps += [one.map for one in made]
+    return np.stack(maps)
+
+
+def _said(found: generate.Descent, kitchen: Kitchen) -> str:
+    """How a descent went, in one line."""
+    scores = ", ".join(f"{score:.1f}" for score in found.score)
+    line = f"sgd, mean scores {scores} by seed"
+    if len(found.runs) == 1:
+        return f"{line}; one seed cannot tell whether it converged (--sgdseeds)"
+    others = np.delete(np.arange(len(found.runs)), found.best)
+    other = others[np.argmax(found.agreement[others])]
+    if found.fsc is None:
+        line += f"; adjusted Rand index of the two nearest {found.agreement[other]:.2f}"
+    else:
+        apix = kitchen.particles.apix
+        at = resolution.resolution_angstrom(found.fsc[other], apix, 0.5)
+        shown = f"{at:.0f} A" if np.isfinite(at) else "no resolution"
+        line += (
+            f"; in the two nearest runs {100 * found.agreement[other]:.0f} % of the particles lie"
+            f" alike, and halves of them agree to {shown} (FSC 0.5)"
+        )
+    return line if found.converged else f"{line}; the seeds do not agree: NOT CONVERGED"
+
+
 # Generators that make all references in one call: recipe and kitchen to maps [c, n, n, n].
-TOGETHER: dict[str, Callable[[Recipe, Kitchen, Say], np.ndarray]] = {}
+TOGETHER: dict[str, Callable[[Recipe, Kitchen, Say], np.ndarray]] = {"sgd": _descent}
 
 
 def references(recipe: Recipe, folder: pathlib.Path, kitchen: Kitchen, say: Say) -> np.ndarray:
@@ -347,4 +412,5 @@ def kitchen(
         seed=values["seed"],
         start=start,
         progress=progress,
+        descent={name: values.get(name, 1) for name in ("sgdseeds", "sgdsteps", "sgdbatch")},
     )
