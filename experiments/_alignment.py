@@ -49,7 +49,7 @@ def settings(values: Values, box: int, apix: float, say: Say) -> AlignmentSettin
     if values["npeakstorefine"] > 1:
         if aligner is None:
             raise InputError("--npeakstorefine: there is nothing to choose from with --align=None")
-        if fine is None:
+        if fine is None and not values["saveallpeaks"]:
             say("--npeakstorefine: without --falign only the best pose is used")
     if values["translateonly"] and aligner is None:
         raise InputError("--translateonly: there is no search with --align=None")
@@ -61,11 +61,12 @@ def settings(values: Values, box: int, apix: float, say: Say) -> AlignmentSettin
         fine_comparator=fine_comparator,
         search_vox=_search(values, aligner, copy, say),
         search_fine_vox=_search_fine(values, box),
-        peaks=values["npeakstorefine"] if fine is not None else None,
+        peaks=values["npeakstorefine"] if fine or values["saveallpeaks"] else None,
         tweak=values["tweak"],
         translate_only=values["translateonly"],
         use_start=bool(values["inixforms"]),
         randomize_wedge=values["randomizewedge"],
+        break_symmetry=values["breaksym"],
         save_peaks=values["saveallpeaks"],
         apix=apix,
     )

@@ -16,7 +16,7 @@ import _resolve
 import jax
 import numpy as np
 
-from sptjax import console, io, symmetry, workdir
+from sptjax import console, io, reporting, symmetry, workdir
 from sptjax._errors import InputError
 from sptjax.comparators import Matched
 from sptjax.outputs import OutputSettings
@@ -146,6 +146,7 @@ def carry_out(
         values["wedge"], values["premultiplied"], particles, console.say
     )
     folder = run_folder(program, values, argv)
+    _warn_of_full_disk(values, folder, len(stack), stack.box)
     output = OutputSettings(
         folder=folder,
         program=program,
@@ -176,7 +177,11 @@ def carry_out(
         input_name=pathlib.Path(values["input"]).stem,
         average_only=average_only,
         same_start=same_start,
+        verbose=values["verbose"],
     )
+    if values["verbose"] >= reporting.DEBUG:
+        jax.config.update("jax_log_compiles", True)
+        console.say(f"settings: {refine}")
     progress = console.progress if values["verbose"] else console.silent
     try:
         if isinstance(references, _generate.Recipe):
@@ -190,6 +195,23 @@ def carry_out(
         raise
     console.say(f"averages: {folder / values['output']}")
     return state
+
+
+def _warn_of_full_disk(values: Values, folder: pathlib.Path, count: int, box: int) -> None:
+    """Say so if the aligned or prepared particles asked for will not fit."""
+    copies = 0
+    if values["saveallalign"]:
+        copies += values["iter"]
+    elif values["saveali"]:
+        copies += 1
+    if values["savepreproc"]:
+        copies += 1
+    needed, free = copies * count * box**3 * 4, shutil.disk_usage(folder).free
+    if needed > free:
+        console.say(
+            f"warning: the particles to be written (--saveali, --saveallalign, --savepreproc) take"
+            f" about {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB left"
+        )
 
 
 def _with_references(job: Run, recipe: _generate.Recipe, made: _generate.Kitchen) -> Run:

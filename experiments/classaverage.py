@@ -85,7 +85,8 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     for c in wanted:
         rows = np.flatnonzero(matrix.classes == c)
         console.say(f"class {c}: {len(rows)} particles")
-        alone = dict(values, path=str(folder / f"class{c}"), oneclass=None, resume=False)
+        again = values["resume"] and any(folder.glob(f"class{c}_*"))
+        alone = dict(values, path=str(folder / f"class{c}"), oneclass=None, resume=again)
         part = particles.select(rows)
         try:
             state = _one_class(alone, argv, part, _rows_of(matrix, rows), own, gold=gold)

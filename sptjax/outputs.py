@@ -182,14 +182,14 @@ def _write_averages(state: RefineState, settings: OutputSettings, it: str) -> No
     if settings.program == "refinemulti":
         io.write_hdf(folder / f"class_avgs_iter{it}.hdf", list(state.maps), apix, headers)
         for c, volume in enumerate(state.maps):
-            _append(folder / f"class_{c}.hdf", volume, state.round, apix, headers[c])
+            append_image(folder / f"class_{c}.hdf", volume, state.round, apix, headers[c])
         return
-    _append(folder / "class_0.hdf", state.maps[0], state.round, apix, headers[0])
+    append_image(folder / "class_0.hdf", state.maps[0], state.round, apix, headers[0])
     for half, name in enumerate(("even", "odd")):
-        _append(folder / f"avgs_{name}.hdf", state.halves[0, half], state.round, apix, {})
+        append_image(folder / f"avgs_{name}.hdf", state.halves[0, half], state.round, apix, {})
 
 
-def _append(path: pathlib.Path, volume, index: int, apix: float, header: dict) -> None:
+def append_image(path: pathlib.Path, volume, index: int, apix: float, header: dict) -> None:
     """Image ``index`` of a growing stack; what a resumed run left beyond it is dropped."""
     volumes, headers = [], []
     if path.exists() and index:

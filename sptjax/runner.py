@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from . import io, msa, outputs, products, resample, rotation, workdir
+from . import io, msa, outputs, products, reporting, resample, rotation, workdir
 from ._errors import InputError
 from .align import Found
 from .calibration import calibrate
@@ -48,7 +48,13 @@ class Run:
     extras: Extras = Extras()
     input_name: str = "particles"  # of the files of prepared particles
     average_only: bool = False  # average the seed classes and stop
+    verbose: int = 0  # level of detail of what is said (see reporting.lines)
     same_start: bool = False  # the references tell no classes: copies, or averages at random
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether the average belongs in the frame of one given reference."""
+        return self.output.program == "classaverage" and self.references is not None
 
 
 def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineState:
@@ -68,7 +74,10 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         spectra=run.refine.references.match,
         progress=progress,
     )
-    _say_excluded(copies.coarse.particles, run.stack, say)
+    for line in reporting.excluded(copies.coarse.particles, run.stack):
+        say(line)
+    if len(copies.coarse.particles.usable) < 2:
+        raise InputError("fewer than two particles are usable")
     _write_prepared(run, copies)
     state, history = None, _History()
     if resume:
@@ -86,7 +95,23 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         history.stop = converged(state, after, apix=run.refine.apix) or ""
         outputs.write_round(after, run.output)
         _write_extra_steps(run, after)
-        history.records.append(_report(run, after, history, time.monotonic() - begun, say))
+        history.records.append(
+            reporting.record(
+                after,
+                history.counts[-1],
+                history.changed[-1],
+                run.refine.apix,
+                time.monotonic() - begun,
+            )
+        )
+        for line in reporting.lines(
+            after,
+            history.records[-1],
+            run.iterations,
+            gold_standard=run.refine.gold_standard,
+            level=run.verbose,
+        ):
+            say(line)
         _save(run, after, history)
         _complete_log(run, history)
         state = after
@@ -111,18 +136,6 @@ class _History:
         self.counts.append(np.bincount(after.classes[member], minlength=n_classes).tolist())
         changed = np.mean(before.classes[member] != after.classes[member]) if member.any() else 0
         self.changed.append(float(changed) if before.round >= 0 else 1.0)
-
-
-def _say_excluded(particles: Particles, stack: Stack, say: Say) -> None:
-    bad = np.flatnonzero(particles.status)
-    reason = {1: "NaN or infinity", 2: "no contrast"}
-    for i in bad[:20]:
-        name = getattr(stack, "name", "particle {}".format)(int(i))
-        say(f"excluded: {name} ({reason[int(particles.status[i])]})")
-    if len(bad) > 20:
-        say(f"excluded: {len(bad) - 20} more particles")
-    if len(particles.usable) < 2:
-        raise InputError("fewer than two particles are usable")
 
 
 def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineState:
@@ -240,35 +253,6 @@ def _complete_log(run: Run, history: _History) -> None:
         workdir.append_line(run.output.folder, "log.jsonl", record)
 
 
-def _report(
-    run: Run, after: RefineState, history: _History, seconds: float, say: Say
-) -> dict[str, Any]:
-    """Say how the round went; the same as a record."""
-    table = outputs.resolutions(after, run.refine.apix)
-    best = [table[str(c)]["unmasked"]["0.143"] for c in range(len(after.maps))]
-    shown = ", ".join("-" if r is None else f"{r:.1f}" for r in best)
-    member = after.classes >= 0
-    own = after.score[member, after.classes[member]]
-    label = "FSC .143" if run.refine.gold_standard else "FSC .143 (halves share a reference)"
-    say(
-        f"round {after.round + 1}/{run.iterations}: {100 * history.changed[-1]:.1f} % changed"
-        f" class, mean score {own.mean():.2f}, {label} {shown} A,"
-        f" classes {history.counts[-1]}, {seconds:.1f} s"
-    )
-    if not after.told_apart:
-        say("the particles do not tell classes apart yet: all go on from their common average")
-    for c in after.reseeded:
-        say(f"class {c} was empty and got the least certain half of the largest class")
-    return {
-        "round": after.round,
-        "seconds": round(seconds, 3),
-        "mean_score": float(own.mean()),
-        "changed_fraction": history.changed[-1],
-        "particles_per_class": history.counts[-1],
-        "resolution_angstrom": best,
-    }
-
-
 def _write_prepared(run: Run, copies: Copies) -> None:
     if not run.extras.prepared:
         return
@@ -283,6 +267,15 @@ def _write_extra_steps(run: Run, state: RefineState) -> None:
     """What is written every round on request."""
     if run.output.save_steps:
         products.write_postprocessed(state, run.extras, run.output, every_round=True)
+        if run.has_frame:
+            moved = _in_frame_of_reference(run, state)
+            outputs.append_image(
+                run.output.folder / "avgs_ali2ref.hdf",
+                moved,
+                state.round,
+                run.refine.apix,
+                outputs.class_headers(state)[0],
+            )
     if run.output.save_all_aligned:
         move = eqx.filter_jit(resample.transform)
         outputs.write_aligned(state, run.stack, run.output, move, every_round=True)
@@ -328,14 +321,14 @@ def _finish(run: Run, state: RefineState, history: _History, say: Say, progress:
             pictures=run.output.plots,
             progress=progress,
         )
-    if run.output.program == "classaverage" and run.references is not None:
-        _write_in_frame_of_reference(run, state)
+    if run.has_frame:
+        moved = _in_frame_of_reference(run, state)
+        path = run.output.folder / "final_avg_ali2ref.hdf"
+        io.write_hdf(path, [moved], run.refine.apix, outputs.class_headers(state)[:1])
 
 
-def _write_in_frame_of_reference(run: Run, state: RefineState) -> None:
+def _in_frame_of_reference(run: Run, state: RefineState) -> np.ndarray:
     first = np.asarray(run.references)
     first = first[0, 0] if first.ndim == 5 else first[0]
     pose = half_pose(jnp.asarray(first), jnp.asarray(state.maps[0]))
-    moved = np.asarray(resample.transform(jnp.asarray(state.maps[0]), pose))
-    path = run.output.folder / "final_avg_ali2ref.hdf"
-    io.write_hdf(path, [moved], run.refine.apix, outputs.class_headers(state)[:1])
+    return np.asarray(resample.transform(jnp.asarray(state.maps[0]), pose))

@@ -176,6 +176,24 @@ def test_refinements_stay_within_their_bounds(view):
         assert apart.max() >= shift / 2
 
 
+def test_a_refinement_ends_at_the_best_pose_inside_its_bounds(view):
+    """The truth lies outside: no pose near the one found, and inside, is better."""
+    start = moved(TRUTH, 5, 2.0)
+    found = run(view, AlignmentSettings(aligner=None, fine=fine("refine_3d:maxshift=0.6")), start)
+    edge = np.abs(places(found) - places(start)).max(-1)
+    assert (edge > 0.59).sum() >= COUNT - 1
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        axis = rng.normal(0, np.radians(1.5), (COUNT, 1, 3))
+        turn = Rotation.from_rotvec(axis.reshape(-1, 3)).as_matrix().reshape(COUNT, 1, 3, 3)
+        turned = (turn @ found.rotation).astype(np.float32)
+        move = places(found) + rng.normal(0, 0.15, (COUNT, 1, 3)) - places(start)
+        place = places(start) + np.clip(move, -0.6, 0.6)
+        shift = -np.einsum("ncij,ncj->nci", turned, place).astype(np.float32)
+        near = run(view, AlignmentSettings(aligner=None), Found(turned, shift, found.score))
+        assert (near.score < found.score + 0.003).all()
+
+
 def test_resolution_limits_of_the_tree_are_limits_of_its_score(view):
     """With start poses alone the score is the matched filter of the band."""
     loaded, vectors = view.particles, view.particles.vectors

@@ -20,7 +20,7 @@ FLOORS = {
     "3": "align preprocess averaging",
     "4": "halves calibration classify bootstrap centring copies state pca stability",
     "5": "references measure refinement generate",
-    "6": "outputs products runner console workdir plots msa",
+    "6": "outputs products reporting runner console workdir plots msa",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 
@@ -42,7 +42,8 @@ SAME_FLOOR = {
     "outputs": {"plots"},
     "msa": {"plots"},
     "products": {"outputs", "msa"},
-    "runner": {"msa", "outputs", "products", "workdir"},
+    "reporting": {"outputs"},
+    "runner": {"msa", "outputs", "products", "reporting", "workdir"},
 }
 
 

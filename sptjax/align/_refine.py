@@ -12,10 +12,10 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ..resample import SliceTable, rotated_axes, sample_with_gradient
-from ..rotation import exp
+from ..rotation import exp, log
 from ..score import TINY, Observations
 
 MAX_TURN = 0.2  # radians in one step
@@ -113,7 +113,7 @@ class Bounds(eqx.Module):
 
     rotation: Float[Array, "*b 3 3"]
     shift: Float[Array, "*b 3"]
-    min_trace: Float[Array, ""]  # of the rotation from the centre: 1 + 2 cos(angle)
+    angle: Float[Array, ""]  # of the rotation from the centre, radians
     reach_vox: Float[Array, "3"]  # along every axis
 
     @classmethod
@@ -121,18 +121,29 @@ class Bounds(eqx.Module):
         cls, rotation: Array, shift: Array, angle_deg: float, reach_vox: tuple[float, ...]
     ) -> "Bounds":
         """Bounds of an angle (180 for none) and of shifts along x, y and z."""
-        trace = 1 + 2 * np.cos(np.radians(min(angle_deg, 180.0))) - 1e-6
         return cls(
             rotation,
             shift,
-            jnp.asarray(trace, jnp.float32),
-            jnp.asarray(reach_vox, jnp.float32) + 1e-4,
+            jnp.asarray(np.radians(angle_deg), jnp.float32),
+            jnp.asarray(reach_vox, jnp.float32),
         )
 
-    def hold(self, rotation: Float[Array, "3 3"], shift: Float[Array, "3"]) -> Bool[Array, ""]:
-        """Whether a pose is inside (of bounds around one centre)."""
-        near = jnp.sum(rotation * self.rotation) >= self.min_trace
-        return near & jnp.all(jnp.abs(shift - self.shift) <= self.reach_vox)
+    def free(self, shift: Float[Array, "3"], gradient: Float[Array, "6"]) -> Float[Array, "6"]:
+        """0 for shifts at their edge that would rise only beyond it, else 1."""
+        moved = shift - self.shift
+        stopped = (jnp.abs(moved) > self.reach_vox - 1e-4) & (moved * gradient[3:] > 0)
+        return jnp.concatenate([jnp.ones(3), jnp.where(stopped, 0.0, 1.0)])
+
+    def nearest(
+        self, rotation: Float[Array, "3 3"], shift: Float[Array, "3"]
+    ) -> tuple[Float[Array, "3 3"], Float[Array, "3"]]:
+        """The pose inside (of bounds around one centre) that is nearest; itself if it is."""
+        turn = rotation @ self.rotation.T
+        inside = jnp.trace(turn) >= 1 + 2 * jnp.cos(self.angle)
+        axis = log(turn)
+        edge = exp(axis * (self.angle * lax.rsqrt(jnp.sum(axis**2) + TINY))) @ self.rotation
+        moved = jnp.clip(shift - self.shift, -self.reach_vox, self.reach_vox)
+        return jnp.where(inside | (self.angle >= np.pi), rotation, edge), self.shift + moved
 
 
 def refine_pose(
@@ -160,21 +171,20 @@ def refine_pose(
         box: edge of the particle box.
         steps: how many are tried.
         free: which of three turns (about the reference's axes) and three shifts may change.
-        bounds: steps that leave them are not taken.
+        bounds: a step that leaves them ends at their edge.
     """
 
     def evaluate(rotation: Array, shift: Array) -> LocalModel:
         model = local_model(table, data, weight, vectors, rotation, shift, box)
-        return model if free is None else _held(model, free)
+        return model if free is None else _held(model, np.asarray(free, np.float32))
 
     return climb(evaluate, rotation, shift, steps, bounds)
 
 
-def _held(model: LocalModel, free: tuple[bool, ...]) -> LocalModel:
-    """A model of the free parameters only: the others do not move."""
-    mask = np.asarray(free, np.float32)
-    kept = model.curvature * (mask[:, None] * mask[None])
-    return LocalModel(model.score, model.gradient * mask, kept)
+def _held(model: LocalModel, free: np.ndarray | Float[Array, "6"]) -> LocalModel:
+    """A model of the free parameters (1) only: the others (0) do not move."""
+    kept = model.curvature * (free[:, None] * free[None])
+    return LocalModel(model.score, model.gradient * free, kept)
 
 
 def climb(
@@ -188,13 +198,14 @@ def climb(
 
     def body(_: int, state: tuple) -> tuple:
         rotation, shift, model, damping = state
-        step = _step(model, damping)
+        inner = model if bounds is None else _held(model, bounds.free(shift, model.gradient))
+        step = _step(inner, damping)
         turned = exp(step[:3]) @ rotation
         moved = shift + step[3:]
+        if bounds is not None:
+            turned, moved = bounds.nearest(turned, moved)
         trial = evaluate(turned, moved)
         better = trial.score > model.score
-        if bounds is not None:
-            better &= bounds.hold(turned, moved)
         keep = lambda new, old: jnp.where(better, new, old)  # noqa: E731
         model = LocalModel(
             keep(trial.score, model.score),

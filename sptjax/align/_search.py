@@ -207,7 +207,7 @@ def refine_all(
             i, turn, move, *centre = candidate
             limits = None
             if bounds is not None:
-                limits = Bounds(centre[0], centre[1], bounds.min_trace, bounds.reach_vox)
+                limits = Bounds(centre[0], centre[1], bounds.angle, bounds.reach_vox)
             return refine_pose(
                 table, data[i], weight[i], wave, turn, move,
                 box=box, steps=steps, free=free, bounds=limits,

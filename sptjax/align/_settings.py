@@ -25,6 +25,7 @@ class AlignmentSettings:
     use_start: bool = False  # start poses compete with the poses of a global search
     translate_only: bool = False  # shifts alone, at the start's rotation or the identity
     randomize_wedge: bool = False  # random grids and, of symmetric classes, equivalents
+    break_symmetry: bool = False  # averages are not symmetrised: equivalent poses differ
     tweak: bool = False  # a last refinement at full sampling
     save_peaks: bool = False  # keep the list of coarse poses
     apix: float = 1.0  # angstrom per raw voxel, for limits of resolution

@@ -80,7 +80,8 @@ def align_views(
 
     With ``settings.randomize_wedge``, the grid of a global search is turned by one random
     rotation (the same for all particles of a call, so let the key differ between rounds), and
-    poses against a reference with a point group become a random one of their equivalents.
+    poses against a reference with a point group become a random one of their equivalents (but
+    with ``settings.break_symmetry``).
 
     Args:
         coarse: what the global search sees.
@@ -150,7 +151,7 @@ def align_views(
             full, lambda g: fine_work(g, tweak), best.listed(), tweak,
             own=later if fine_aligner else settings, title="refining at full sampling",
         ).best()  # fmt: skip
-    if pick is not None:
+    if pick is not None and not settings.break_symmetry:
         best = _equivalents(best, pick(indices), symmetries)
     return dataclasses.replace(best, peaks=peaks if settings.save_peaks else None)
 
