@@ -175,9 +175,10 @@ def test_random_grids_and_equivalents_leave_the_class_of_a_pose():
     view = planted(maps, np.zeros(COUNT), POSES)
     settings = AlignmentSettings(aligner=GRID, randomize_wedge=True)
 
-    def found(key, rows=ROWS):
+    def found(key, rows=ROWS, **options):
+        own = dataclasses.replace(settings, **options)
         return align_particles(
-            view.particles, rows, maps, (group,), settings, expected_score=EXPECTED, key=key
+            view.particles, rows, maps, (group,), own, expected_score=EXPECTED, key=key
         )
 
     keys = [jax.random.key(k) for k in range(2)]
@@ -191,6 +192,12 @@ def test_random_grids_and_equivalents_leave_the_class_of_a_pose():
     assert not np.all(unit)  # operators were drawn: the search itself stays near one unit
     # the draw belongs to the particle, not to its place in the call
     np.testing.assert_allclose(found(keys[0], ROWS[3:]).rotation, drawn[0].rotation[3:], atol=1e-5)
+    # without symmetrised averages equivalent poses differ: the grid is turned, nothing else
+    kept = found(keys[0], break_symmetry=True)
+    copies = np.asarray(group.operators)[:, None] @ kept.rotation[None, :, 0]
+    apart = np.abs(copies - drawn[0].rotation[:, 0]).max((-2, -1))  # of operator, particle
+    assert (apart.min(0) < 1e-4).all()
+    assert (apart[0] > 0.1).any()
     with pytest.raises(ValueError, match="needs a key"):
         found(None)
 
