@@ -28,6 +28,7 @@ from ._search import refine_candidates as refine_candidates
 from ._search import stack_tables as stack_tables
 from ._settings import AlignmentSettings as AlignmentSettings
 from ._settings import Found as Found
+from ._symmetry_align import align_many_to_symmetry as align_many_to_symmetry
 from ._symmetry_align import align_to_symmetry as align_to_symmetry
 from ._symmetry_align import best_symmetry_copy as best_symmetry_copy
 from ._views import align_particles as align_particles

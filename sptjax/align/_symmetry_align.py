@@ -36,7 +36,8 @@ from ._refine import LocalModel, _inner, climb
 
 COARSE_K = 6  # band of the scan, Fourier pixels
 DELTA_DEG = 8.0  # its spacing; a pose's error counts twice between two copies
-STEPS = (8, 14)  # in the band of the scan, in the whole band
+STEPS = (8, 6, 5)  # in the band of the scan, in wider ones
+KEPT = (3, 1, 1)  # poses that go on from it, at most
 CHUNK = 64  # rotations per matrix product
 
 
@@ -99,7 +100,8 @@ class _Copies(eqx.Module):
 
     volume: SliceTable
     sampling: SliceTable | None
-    symmetry: Symmetry
+    others: Pose  # operators but the identity, one of each with its inverse
+    share: Float[Array, " g"]  # of the mean over all of them
     free: Float[Array, "3 3"]  # projector on the directions that the symmetry determines
     box: int = eqx.field(static=True)
 
@@ -140,7 +142,32 @@ def align_to_symmetry(
     Raises:
         InputError: the symmetry has no rotation, or a parameter is out of its range.
     """
-    box = volume.shape[-1]
+    pose, score = align_many_to_symmetry(
+        volume[None],
+        symmetry,
+        keys=key[None],
+        starts=starts,
+        kmax=kmax,
+        max_shift_vox=max_shift_vox,
+        sampling=None if sampling is None else sampling[None],
+        grid=grid,
+    )
+    return jax.tree.map(lambda x: x[0], pose), score[0]
+
+
+def align_many_to_symmetry(
+    volumes: Float[Array, "n z y x"],
+    symmetry: Symmetry,
+    *,
+    keys: PRNGKeyArray,
+    starts: int = 10,
+    kmax: int | None = None,
+    max_shift_vox: float | None = None,
+    sampling: Float[Array, "n z y x"] | None = None,
+    grid: OrientationSet | None = None,
+) -> tuple[Pose, Float[Array, " n"]]:
+    """As :func:`align_to_symmetry`, for some volumes at once, ``keys`` and ``sampling`` of each."""
+    box = volumes.shape[-1]
     kmax = max(box // 3, 4) if kmax is None else kmax
     reach = box / 4 if max_shift_vox is None else max_shift_vox
     if starts < 1 or reach < 0 or not 1 <= kmax <= box // 2 - 3:
@@ -153,20 +180,47 @@ def align_to_symmetry(
     shifts = shift_grid(reach, box / (2.67 * min(COARSE_K, kmax))) @ free
     shifts = np.unique(shifts.round(5), axis=0)
     grid = orientations.uniform(DELTA_DEG, symmetry) if grid is None else grid
+    given = (jnp.asarray(volumes, jnp.float32), keys)
+    if sampling is not None:
+        given = (*given, jnp.asarray(sampling, jnp.float32))
     return _align(
-        jnp.asarray(volume, jnp.float32),
-        None if sampling is None else jnp.asarray(sampling, jnp.float32),
+        given,
         symmetry,
+        *_pairs_with_the_first(symmetry),
         grid,
         jnp.asarray(shifts, jnp.float32),
         jnp.asarray(free, jnp.float32),
         None if axis is None else jnp.asarray(axis, jnp.float32),
         jnp.asarray(reach, jnp.float32),
-        key,
-        jnp.asarray(fourier.half_ball(kmax), jnp.float32),
+        jnp.asarray(fourier.half_ball(kmax), jnp.float32).T,
         starts,
         kmax,
     )
+
+
+def _bands(kmax: int) -> list[int]:
+    """Last Fourier pixel of the scan, halfway to the last one if that is far, and the last one."""
+    first = min(COARSE_K, kmax)
+    middle = (first + kmax) // 2 if kmax >= 2 * first else kmax
+    return sorted({first, middle, kmax})
+
+
+def _pairs_with_the_first(symmetry: Symmetry) -> tuple[Pose, Float[Array, " g"]]:
+    """Operators to compare with the identity, and the share of each in the mean over all.
+
+    In a group the copy under an operator agrees with the first as well as that under its
+    inverse does: of the two one is enough.
+    """
+    turns, rises = np.asarray(symmetry.operators), np.asarray(symmetry.shifts)
+    kept = np.arange(1, len(turns))
+    share = np.ones(len(kept))
+    if symmetry.helix is None:
+        apart = np.abs(turns[:, None] - turns[None].swapaxes(2, 3)).max((2, 3))
+        inverse = apart.argmin(1)[1:]
+        share = np.where(inverse == kept, 1, 2)[kept <= inverse]
+        kept = kept[kept <= inverse]
+    others = Pose(jnp.asarray(turns[kept]), jnp.asarray(rises[kept]))
+    return others, jnp.asarray(share / share.sum(), jnp.float32)
 
 
 def _common_axis(symmetry: Symmetry) -> np.ndarray | None:
@@ -180,28 +234,39 @@ def _common_axis(symmetry: Symmetry) -> np.ndarray | None:
 
 
 @eqx.filter_jit
-def _align(volume, sampling, symmetry, grid, shifts, free, axis, reach, key, vectors, starts, kmax):
-    box = volume.shape[-1]
-    table = slice_table(volume, kmax, 2)
-    seen = None if sampling is None else _sampling_table(sampling)
-    model = _Copies(table, seen, symmetry, free, box)
-    low = vectors[: fourier.half_ball_size(min(COARSE_K, kmax))].T
-    grid_turns = multiply(grid.rotations, random(key, 1))
-    found, move = map_chunked(lambda r: _scan(model, r, shifts, low), grid_turns, CHUNK)
-    best = distinct_maxima(found, grid.neighbours, min(starts, len(grid)))
-    turn, shift = grid_turns[best], shifts[move[best]]
-    for rows, steps in zip((low, vectors.T), STEPS):
+def _align(given, symmetry, others, share, grid, shifts, free, axis, reach, rows, starts, kmax):
+    """Poses and scores of some volumes, all of them in every step."""
+    bands = _bands(kmax)
+    inside = [rows[:, : fourier.half_ball_size(k)] for k in bands]
 
-        def climbed(turn: Array, shift: Array, rows=rows, steps=steps):
-            return climb(lambda r, t: _local_model(model, r, t, rows), turn, shift, steps)
+    def one(volume: Array, key: PRNGKeyArray, sampling: Array | None = None):
+        box = volume.shape[-1]
+        seen = None if sampling is None else _sampling_table(sampling)
 
-        turn, shift, value = lax.map(lambda pose: climbed(*pose), (turn, shift))
-        rank = jnp.where((jnp.abs(shift) <= reach + 1e-3).all(-1), value, value - 10)
-        kept = lax.top_k(rank, -(-len(rank) // 2))[1]
-        turn, shift, value = turn[kept], shift[kept], value[kept]
-    g = len(symmetry)
-    total = jnp.sqrt(jnp.maximum(1 + (g - 1) * value[0], 0) / g)
-    return _nearest(Pose(turn[0], shift[0]), symmetry, axis), total
+        def model(kmax: float, order: int) -> _Copies:
+            table = slice_table(volume, kmax, order)
+            return _Copies(table, seen, others, share, free, box)
+
+        coarse = model(bands[0], 1)
+        turns = multiply(grid.rotations, random(key, 1))
+        found, move = map_chunked(lambda r: _scan(coarse, r, shifts, inside[0]), turns, CHUNK)
+        best = distinct_maxima(found, grid.neighbours, min(starts, len(grid)))
+        turn, shift = turns[best], shifts[move[best]]
+        for step, (band, here) in enumerate(zip(bands, inside)):
+            fine = model(band, 2)
+
+            def climbed(turn: Array, shift: Array, fine=fine, here=here, steps=STEPS[step]):
+                return climb(lambda r, t: _local_model(fine, r, t, here), turn, shift, steps)
+
+            turn, shift, values = jax.vmap(climbed)(turn, shift)
+            rank = jnp.where((jnp.abs(shift) <= reach + 1e-3).all(-1), values, values - 10)
+            kept = lax.top_k(rank, min(len(rank), KEPT[step]))[1]
+            turn, shift, value = turn[kept], shift[kept], values[kept[0]]
+        g = len(symmetry)
+        total = jnp.sqrt(jnp.maximum(1 + (g - 1) * value, 0) / g)
+        return _nearest(Pose(turn[0], shift[0]), symmetry, axis), total
+
+    return jax.vmap(one)(*given)
 
 
 def _sampling_table(grid: Float[Array, "z y x"]) -> SliceTable:
@@ -229,7 +294,7 @@ def _scan(
     rows: Float[Array, "3 k"],
 ) -> tuple[Float[Array, " q"], Array]:
     """Best correlation of the copies over the shifts for every rotation, and which shift."""
-    operators, rises = model.symmetry.operators[1:], model.symmetry.shifts[1:]
+    operators, rises = model.others.rotation, model.others.shift
 
     def products(turn: Float[Array, "3 3"]) -> Array:
         def at(rotation: Float[Array, "3 3"]) -> tuple[Array, Array, Array]:
@@ -243,14 +308,14 @@ def _scan(
             a, b = _unit(real * seen0, imag * seen0), _unit(real0 * seen, imag0 * seen)
             return jnp.stack([a[0] * b[0] + a[1] * b[1], a[0] * b[1] - a[1] * b[0]])
 
-        return lax.map(one, operators).reshape(-1)
+        return (lax.map(one, operators) * model.share[:, None, None]).reshape(-1)
 
     # the shift of a pose moves its copies apart: S_k t + s_k - t
     apart = rotate(operators[:, None], shifts[None]) + rises[:, None] - shifts[None]
     angle = (-2 * jnp.pi / model.box) * jnp.einsum("gtx,xk->gkt", apart, rows, precision="highest")
     columns = jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1).reshape(-1, len(shifts))
     scores = jnp.matmul(jax.vmap(products)(turns), columns, precision="highest")
-    return scores.max(1) / len(operators), scores.argmax(1)
+    return scores.max(1), scores.argmax(1)
 
 
 def _local_model(
@@ -267,13 +332,13 @@ def _local_model(
     pose = Pose(rotation, shift)
     given, seen0 = _with_slopes(model, pose, Pose(jnp.eye(3), jnp.zeros(3)), rows)
 
-    def add(total: Array, operator: Pose) -> tuple[Array, None]:
+    def add(total: Array, other: tuple[Pose, Array]) -> tuple[Array, None]:
+        operator, share = other
         copy, seen = _with_slopes(model, pose, operator, rows)
         left = _unit_with_slopes(copy * seen0) - _unit_with_slopes(given * seen)
-        return total + jnp.matmul(left, left.T, precision="highest"), None
+        return total + share * jnp.matmul(left, left.T, precision="highest"), None
 
-    others = Pose(model.symmetry.operators[1:], model.symmetry.shifts[1:])
-    gram = lax.scan(add, jnp.zeros((7, 7)), others)[0] / (len(model.symmetry) - 1)
+    gram = lax.scan(add, jnp.zeros((7, 7)), (model.others, model.share))[0]
     value = 1 - gram[0, 0] / 2
     free = jax.scipy.linalg.block_diag(model.free, model.free)
     normal = multiply(free, multiply(gram[1:, 1:], free)) / jnp.maximum(jnp.abs(value), 1e-3)

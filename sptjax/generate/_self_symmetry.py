@@ -14,12 +14,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from scipy.spatial.transform import Rotation
 
 from .. import orientations
+from .._chunk import batch_size, padded_batches
 from .._errors import InputError
 from .._types import Pose
-from ..align import align_to_symmetry
+from ..align import align_many_to_symmetry
 from ..averaging import Averaging
 from ..orientations import OrientationSet
 from ..selection import Selection, select
@@ -30,6 +32,7 @@ from ._pairs import PairSearch, align_pairs, band_of, pair_plan, plan_pairs
 
 Progress = Callable[[Iterable, str], Iterable]
 SCAN_DEG = 8.0
+AT_ONCE, MEMORY = 8, 2**30  # particles, and the bytes that they may take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,48 +101,56 @@ def put_on_axes(
         material: of the particles.
         rows: which particles.
         settings: the symmetry and how to search.
-        progress: wraps the iteration over particles.
+        progress: wraps the iteration over batches.
     """
     rows = np.asarray(rows)
     grid = orientations.uniform(SCAN_DEG, settings.symmetry)
-    found = [
-        _axes_of(material, material.singles(np.array([i])), settings, grid, int(i))
-        for i in progress(rows, "self-symmetry")
-    ]
-    turn = np.array([pose.rotation for pose, _ in found], np.float64)
-    shift = np.array([pose.shift for pose, _ in found], np.float64) * material.scale
-    return OnAxes(rows, turn, shift, np.array([score for _, score in found]))
+    size = min(batch_size(32 * (2 * material.particles.box) ** 3, MEMORY, AT_ONCE), len(rows))
+    parts = []
+    for here, real in progress(list(padded_batches(rows, size)), "self-symmetry"):
+        found = _axes_of(material, material.singles(here), settings, grid, here)
+        parts.append([np.asarray(x, np.float64)[:real] for x in found])
+    turn, shift, score = (np.concatenate(x) for x in zip(*parts))
+    return OnAxes(rows, turn, shift * material.scale, score)
 
 
 def _axes_of(
-    material: Material, one: Objects, settings: SymmetrySettings, grid: OrientationSet, draw: int
-) -> tuple[Pose, float]:
-    """Pose of one object on its axes, voxels of the copies, and its correlation."""
+    material: Material,
+    objects: Objects,
+    settings: SymmetrySettings,
+    grid: OrientationSet,
+    draws: np.ndarray,
+) -> tuple[Array, Array, Array]:
+    """Rotation and shift (voxels of the copies) of objects on their axes, and correlation."""
     box, vectors = material.particles.box, jnp.asarray(material.vectors, jnp.float32)
-    volume, seen = _as_volume(jnp.asarray(one.data[0]), jnp.asarray(one.weight[0]), vectors, box)
-    pose, score = align_to_symmetry(
-        volume,
+    volumes, seen = _as_volumes(
+        jnp.asarray(objects.data), jnp.asarray(objects.weight), vectors, box
+    )
+    key = jax.random.key(settings.seed)
+    pose, score = align_many_to_symmetry(
+        volumes,
         settings.symmetry,
-        key=jax.random.fold_in(jax.random.key(settings.seed), draw),
+        keys=jax.vmap(lambda draw: jax.random.fold_in(key, draw))(jnp.asarray(draws)),
         starts=settings.steps,
         kmax=min(max(box // 3, 4), box // 2 - 3, band_of(material)),
         max_shift_vox=settings.search_vox,
         sampling=seen,
         grid=grid,
     )
-    return pose, float(score)
+    return pose.rotation, pose.shift, score
 
 
 @eqx.filter_jit
-def _as_volume(data, weight, vectors, box: int):
-    """Volume and sampling of an object.
+def _as_volumes(data, weight, vectors, box: int):
+    """Volumes and samplings of objects.
 
     Each copy is multiplied by the sampling of the other: with the root of the weight, a product
     of two counts as in :mod:`._pairs`.
     """
     root = jnp.sqrt(weight)
     halved = data / jnp.where(root > 0, root, 1).astype(data.dtype)
-    return on_grid(halved, vectors, box), on_centred_grid(root, vectors, box)
+    volumes = jax.vmap(lambda x: on_grid(x, vectors, box))(halved)
+    return volumes, jax.vmap(lambda w: on_centred_grid(w, vectors, box))(root)
 
 
 def bring_together(
@@ -239,11 +250,9 @@ def on_symmetry_axes(
     """
     rows, nothing = given.indices, np.zeros(len(given.indices), int)
     one = material.averages(rows, given.rotation, given.shift, nothing, 1)
-    pose, _ = _axes_of(
-        material, one, settings, orientations.uniform(SCAN_DEG, settings.symmetry), 0
-    )
-    turn, move = np.asarray(pose.rotation), np.asarray(pose.shift) * material.scale
-    turns, shifts = composed(turn, move, given.rotation, given.shift)
+    grid = orientations.uniform(SCAN_DEG, settings.symmetry)
+    turn, move, _ = (np.asarray(x[0]) for x in _axes_of(material, one, settings, grid, nothing[:1]))
+    turns, shifts = composed(turn, move * material.scale, given.rotation, given.shift)
     volume = raw_maps(
         material, rows, turns, shifts, nothing, 1,
         dataclasses.replace(settings.averaging, break_symmetry=not symmetrise),
