@@ -94,6 +94,8 @@ def settings() -> Compression:
     limits, sigmas = pair("range"), pair("sigrange")
     if sum((FLAGS.nooutliers, limits is not None, sigmas is not None)) > 1:
         say("several of --nooutliers, --range, --sigrange are given: the first of them counts")
+    if FLAGS.report and (FLAGS.decompress or FLAGS.bits < 0):
+        raise UsageError("--report: plain floats have no errors to report")
     try:
         return Compression(
             bits=-1 if FLAGS.decompress else FLAGS.bits,
@@ -148,13 +150,12 @@ def convert(
     reason = _UNREADABLE.get(source.suffix.lower())
     if reason:
         raise InputError(f"{source} cannot be read. {reason}.")
+    reading = {"split": FLAGS.split, "unsigned": FLAGS.mrc_unsigned}
     if FLAGS.decompress and FLAGS.format == "mrc":
         if output.exists():
             raise InputError(f"{output} exists and is not replaced; --outpath names a folder.")
-        return decompress_mrc(source, output, progress)
-    reported = FLAGS.report and chosen.bits >= 0
-    reading = {"split": FLAGS.split, "unsigned": FLAGS.mrc_unsigned}
-    before = fidelity.crops(str(source), **reading) if reported else []
+        return decompress_mrc(source, output, progress, **reading)
+    before = fidelity.crops(str(source), **reading) if FLAGS.report else []
     outcome = compress_file(
         source,
         output,
@@ -163,10 +164,10 @@ def convert(
         verify=FLAGS.verify,
         strict=FLAGS.strict,
         **reading,
-        measure=reported,
+        measure=FLAGS.report,
         progress=progress,
     )
-    if reported:
+    if FLAGS.report:
         report(source, output, outcome, before)
     return outcome
 
@@ -186,13 +187,13 @@ def report(source: pathlib.Path, output: pathlib.Path, outcome: Outcome, before:
         "fsc": [None if math.isnan(x) else x for x in fsc.tolist()],
         "by_bits": [row._asdict() for row in by_bits],
     }
-    stem = output.with_name(f"{output.stem}_report")
-    with atomic_path(stem.with_suffix(".json")) as temporary:
+    text, drawing = (output.with_name(f"{output.stem}_report.{kind}") for kind in ("json", "png"))
+    with atomic_path(text) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n")
     columns = {name: [getattr(row, name) for row in by_bits] for name in fidelity.Tradeoff._fields}
     errors = {"largest error": columns["worst_sigma"], "rms error": columns["rms_sigma"]}
-    picture = plots.compression(columns["bits"], columns["ratio"], errors, fsc)
-    plots.save(picture, stem.with_suffix(".png"))
+    picture = plots.compression(columns["bits"], columns["ratio"], errors, fsc, FLAGS.bits)
+    plots.save(picture, drawing)
     say(
         f"{output}: {values['ratio_to_float32']:.2f} times smaller than floats; errors in sigma:"
         f" largest {outcome.worst_sigma:.3g}, rms {outcome.rms_sigma:.3g};"

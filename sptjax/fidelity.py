@@ -53,7 +53,7 @@ def correlation(originals: Sequence[np.ndarray], restored: Sequence[np.ndarray])
     """Fourier ring or shell correlation of images with their restored selves, all together.
 
     Images may have any shape, hence shells are equal steps of the frequency in cycles per
-    voxel. Values that are not finite count as the mean.
+    voxel. Values that are not finite count as the mean; the mean itself is left out.
 
     Args:
         originals: images of rank 1 to 3.
@@ -70,7 +70,8 @@ def correlation(originals: Sequence[np.ndarray], restored: Sequence[np.ndarray])
         axes.append(np.fft.rfftfreq(pair[0].shape[-1]))
         grid = np.meshgrid(*axes, indexing="ij", sparse=True)
         shell = (np.sqrt(sum(np.square(x) for x in grid)) * 2 * _SHELLS).astype(int)
-        shell = np.broadcast_to(shell, f.shape).reshape(-1)
+        shell = np.broadcast_to(shell, f.shape).reshape(-1).copy()
+        shell[0] = _SHELLS  # the mean, which is not counted
         for row, product in zip(sums, (f * g.conj(), f * f.conj(), g * g.conj())):
             row += np.bincount(shell, np.real(product).reshape(-1), _SHELLS + 1)[:_SHELLS]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -16,7 +16,15 @@ import pytest
 from oracles import eman2_hdf as eman2
 
 from sptjax._errors import InputError
-from sptjax.io import Compression, compress_file, read_hdf, write_hdf, write_mrc
+from sptjax.io import (
+    Compression,
+    LstEntry,
+    compress_file,
+    read_hdf,
+    write_hdf,
+    write_lst,
+    write_mrc,
+)
 from sptjax.io import _hdf_pixels as pixels
 from sptjax.io import compress as module
 from sptjax.io._pieces import SLAB_BYTES
@@ -216,6 +224,37 @@ def test_a_hole_in_a_stack_is_named(tmp_path, rng):
         compress_file(tmp_path / "a.hdf", tmp_path / "a.hdf")
 
 
+@pytest.mark.parametrize("other", ["dataset", "attribute", "group"])
+def test_a_file_that_holds_more_is_not_replaced(tmp_path, rng, other):
+    for name, place in (("eman.hdf", "MDF/images/0/image"), ("bare.hdf", "data")):
+        with h5py.File(tmp_path / name, "w") as file:
+            file[place] = rng.normal(0, 1, (8, 9, 10)).astype(F)
+            if name == "eman.hdf":
+                file["MDF/images"].attrs["imageid_max"] = np.array([0], "i4")
+            if other == "dataset":
+                file[f"{pathlib.PurePath(place).parent}/angles"] = np.arange(4.0)
+            elif other == "attribute":
+                file.attrs["experiment"] = "a name"
+            else:
+                file.create_group("notes").attrs["experiment"] = "a name"
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(InputError, match=r"not replaced.*(angles|experiment|notes)"):
+            compress_file(tmp_path / name, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+        compress_file(tmp_path / name, tmp_path / "o.hdf")
+        compress_file(tmp_path / "o.hdf", tmp_path / "o.hdf", Compression(7))
+        assert eman2.header(tmp_path / "o.hdf")["stored_renderbits"] == 7
+
+
+def test_files_of_a_list_are_not_replaced_by_it(tmp_path, rng):
+    write_hdf(tmp_path / "a.hdf", stack(rng, 3), 2.0)
+    before = (tmp_path / "a.hdf").read_bytes()
+    write_lst(tmp_path / "a.lst", [LstEntry(tmp_path / "a.hdf", 1)])
+    with pytest.raises(InputError, match=r"a\.lst lists images of it"):
+        compress_file(tmp_path / "a.lst", tmp_path / "a.hdf")
+    assert (tmp_path / "a.hdf").read_bytes() == before
+
+
 PEAK = """
 import resource, sys, numpy as np
 from sptjax.io import Compression, compress_file
@@ -251,7 +290,7 @@ print(tracemalloc.get_traced_memory()[1])
 """
 
 
-@pytest.mark.parametrize("threads", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("threads", [1, 2, 4])
 def test_memory_is_a_slab_and_four_rows_of_chunks(tmp_path, rng, threads):
     """What NumPy and Python allocate, for a volume of three slabs."""
     write_hdf(tmp_path / "v.hdf", stack(rng, 1, (48, 512, 512)), 1.0)

@@ -2,6 +2,7 @@
 
 import shutil
 import struct
+import subprocess
 
 import emfile
 import h5py
@@ -16,7 +17,7 @@ from sptjax.io import (
     Compression,
     HdfReader,
     LstEntry,
-    SpiderReader,
+    TiffReader,
     compress_file,
     decompress_mrc,
     read_hdf,
@@ -27,6 +28,7 @@ from sptjax.io import (
     write_json,
     write_lst,
 )
+from sptjax.io._inputs import open_input
 
 F = np.float32
 RAMP = np.arange(256, dtype=F).reshape(16, 16)
@@ -234,6 +236,49 @@ def test_case_22_tiff_rows_are_reversed(tmp_path, rng, kind):
     np.testing.assert_array_equal(eman2.read(tmp_path / "o.hdf"), -frames[0, ::-1].astype(F))
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rowsperstrip": 7}, {"rowsperstrip": 7, "compression": "zlib"}, {"tile": (16, 16)}],
+    ids=["one block", "strips", "zlib", "tiles"],
+)
+def test_truncated_tiff_files_are_refused(tmp_path, rng, options):
+    """Tifffile itself leaves out images, or fills in zeros."""
+    frames = rng.integers(1, 100, (6, 40, 44)).astype("u2")
+    tifffile.imwrite(tmp_path / "m.tif", frames, photometric="minisblack", **options)
+    raw = (tmp_path / "m.tif").read_bytes()
+
+    def read(name):
+        with TiffReader(tmp_path / name) as reader:
+            return [reader.read(index)[::-1] for index in range(len(reader))]
+
+    np.testing.assert_array_equal(read("m.tif"), frames)
+    refused = 0
+    for length in range(0, len(raw), 251):
+        (tmp_path / "c.tif").write_bytes(raw[:length])
+        try:
+            found = read("c.tif")
+        except InputError:
+            refused += 1
+        else:  # only a text at the end is missing
+            np.testing.assert_array_equal(found, frames)
+    assert refused > 0.95 * len(raw) / 251
+    (tmp_path / "c.tif").write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(InputError) as failure:
+        compress_file(tmp_path / "c.tif", tmp_path / "o.hdf")
+    assert str(failure.value).count("c.tif") == 1
+    assert not (tmp_path / "o.hdf").exists()
+
+
+@pytest.mark.parametrize("kind", ["?", "f2", "f8", ">u2"])
+def test_tiff_of_other_types(tmp_path, rng, kind):
+    frames = rng.integers(0, 2, (3, 25, 41)).astype(kind)
+    options = {"photometric": "minisblack", "bigtiff": True}
+    tifffile.imwrite(tmp_path / "m.frames", frames, byteorder=">", **options)
+    compress_file(tmp_path / "m.frames", tmp_path / "o.hdf", Compression(5))
+    for index, frame in enumerate(frames):
+        np.testing.assert_array_equal(eman2.read(tmp_path / "o.hdf", index), frame[::-1])
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_spider(tmp_path, rng, order):
     images = rng.normal(0, 1, (3, 10, 16)).astype(F)
@@ -246,10 +291,10 @@ def test_spider(tmp_path, rng, order):
         return fields.astype(f"{order}f4").tobytes()
 
     data = [image.astype(f"{order}f4").tobytes() for image in images]
-    (tmp_path / "one.spi").write_bytes(header(False) + data[0])
+    (tmp_path / "one.dat").write_bytes(header(False) + data[0])
     (tmp_path / "all.spi").write_bytes(header(True) + b"".join(header(False) + d for d in data))
-    with SpiderReader(tmp_path / "one.spi") as reader:
-        np.testing.assert_array_equal(reader.read(0), images[0])
+    with open_input(tmp_path / "one.dat") as found:
+        np.testing.assert_array_equal(found.image(0).read((slice(0, 10),)), images[0])
     compress_file(tmp_path / "all.spi", tmp_path / "o.hdf", Compression(0))
     assert eman2.header(tmp_path / "o.hdf")["apix_y"] == 1.5
     for index, image in enumerate(images):
@@ -375,6 +420,29 @@ def test_case_27_foreign_objects_in_dictionaries_stay(tmp_path):
     assert items["x"] == {"__pickle__": "cos\nsystem\n."}
     write_json(tmp_path / "b.json", items)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+@pytest.mark.parametrize("bits", [0, 5, 12])
+def test_h5dump_reads_the_codes(tmp_path, rng, bits):
+    """The command of the HDF5 library itself, where it is installed."""
+    if shutil.which("h5dump") is None:
+        pytest.skip("h5dump is not installed")
+    image = rng.normal(0, 1, (3, 70, 600)).astype(F)
+    write_hdf(tmp_path / "a.hdf", [image, image[0]], 2.0, ZOO)
+    compress_file(tmp_path / "a.hdf", tmp_path / "b.hdf", Compression(bits), threads=2)
+    line = ["h5dump", "-d", "/MDF/images/0/image", "-b", "LE", "-o", "raw", "b.hdf"]
+    subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+    codes = eman2.codes(tmp_path / "b.hdf")
+    np.testing.assert_array_equal(
+        np.fromfile(tmp_path / "raw", codes.dtype).reshape(codes.shape), codes
+    )
+    line = ["h5dump", "-H", "-p", "-A", "b.hdf"]
+    said = subprocess.run(line, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert "COMPRESSION DEFLATE { LEVEL 1 }" in said
+    assert ("PREPROCESSING SHUFFLE" in said) == (bits != 5)
+    assert "SUPERBLOCK_VERSION 0" in subprocess.run(
+        ["h5dump", "-B", "-H", "b.hdf"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout  # fmt: skip
 
 
 def test_decompression(tmp_path, rng):

@@ -104,6 +104,9 @@ def test_case_21_one_bad_file_of_five(run, capsys):
         (["--compresslevel=12"], 2),
         (["--compresslevel=-1"], 2),
         (["--sigrange=-4,-4"], 2),
+        (["--sigrange=inf,3"], 2),
+        (["--range=nan,3"], 2),
+        (["--decompress", "--report"], 2),
         (["--threads=0"], 2),
         (["--bits=many"], 2),
         (["--nosuchoption"], 2),
@@ -140,6 +143,9 @@ def test_strict_files_split_and_formats(run, capsys):
     assert run("v.mrc", "--split", "--report") == 0
     assert json.loads(pathlib.Path("v_report.json").read_text())["images"] == 3
     assert eman2.count("v.hdf") == 3
+    pathlib.Path("folder.mrc").mkdir()
+    assert run("folder.mrc") == 1
+    assert "is a folder" in capsys.readouterr().err
     for name in ("a.dm4", "a.eer", "a.png", "a.xyz"):
         pathlib.Path(name).write_bytes(b"something")
         assert run(name) == 1
@@ -185,6 +191,15 @@ def test_report(run, rng, capsys):
     assert "lowest FSC" in capsys.readouterr().out
 
 
+def test_reports_of_integers_and_of_names_with_points(run, rng, capsys):
+    write_hdf("a.b.hdf", [rng.poisson(3, (20, 30)), RAMP], 2.0)
+    assert run("a.b.hdf", "--bits=8", "--report") == 0
+    assert names() == {"a.b.hdf", "a.b_report.json", "a.b_report.png"}
+    found = json.loads(pathlib.Path("a.b_report.json").read_text())
+    assert (found["worst_sigma"], found["rms_sigma"]) == (0, 0)
+    assert min(x for x in found["fsc"] if x is not None) == pytest.approx(1, abs=1e-12)
+
+
 def test_correlation_of_known_noise(rng):
     """Noise in the upper half of the frequencies only, its power a quarter of the signal's."""
     signal, noise = rng.normal(0, 1, (2, 64, 96))
@@ -193,6 +208,9 @@ def test_correlation_of_known_noise(rng):
     found = fidelity.correlation([signal], [signal + noise + 3])
     np.testing.assert_allclose(found[1:16], 1, atol=1e-12)
     np.testing.assert_allclose(found[16:31], 1 / np.sqrt(1.25), atol=0.06)
+    one = fidelity.correlation([signal[:4, :6]], [signal[:4, :6] * 2 + 1e5])
+    np.testing.assert_allclose(one[~np.isnan(one)], 1, atol=1e-8)
+    assert np.isnan(one[0])  # the mean alone, which does not count
 
 
 def test_the_script_starts_without_the_accelerator(tmp_path):

@@ -164,6 +164,25 @@ class HdfReader:
         """The group of all images in EMAN2's own layout."""
         return h5py.Group(h5py.h5g.open(self._file.id, _IMAGES.encode()))
 
+    def others(self) -> list[str]:
+        """What the file holds besides images and their attributes."""
+        images, groups = {self._layout.removesuffix("[]")}, set[str]()
+        if not self._layout:
+            images = set(map(str, range(self._count)))
+        elif self.eman:
+            groups = {_IMAGES, *(f"{_IMAGES}/{index}" for index in range(self._count))}
+            images = {f"{_IMAGES}/{index}/image" for index in range(self._count)}
+        found = [f"the attribute {name}" for name in self._file.attrs if name != "num_dataset"]
+
+        def visit(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and name not in images:
+                found.append(name)
+            elif isinstance(item, h5py.Group) and name not in groups and len(item.attrs):
+                found.append(f"attributes of {name}")
+
+        self._file.visititems(visit)
+        return found
+
     @property
     def _first_axis(self) -> int:
         """1 if the images are the rows of one dataset of rank 4, otherwise 0."""

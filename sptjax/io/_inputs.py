@@ -91,12 +91,23 @@ class FileImage:
 
 @dataclass(frozen=True)
 class Input:
-    """An open file: how many images, and how to get one."""
+    """An open file: how many images, and how to get one.
+
+    Attributes:
+        path: of the file.
+        count: of the images.
+        image: gets one.
+        group: carries attributes of the whole stack.
+        listed: the files that a list names.
+        others: names what the file holds besides images.
+    """
 
     path: pathlib.Path
     count: int
     image: Callable[[int], FileImage]
-    group: h5py.Group | None = None  # carries attributes of the whole stack
+    group: h5py.Group | None = None
+    listed: frozenset[pathlib.Path] = frozenset()
+    others: Callable[[], list[str]] = list
 
 
 @contextlib.contextmanager
@@ -114,6 +125,8 @@ def open_input(
         InputError: the file cannot be read, or holds no images.
     """
     where = pathlib.Path(path)
+    if where.is_dir():
+        raise InputError(f"{where} is a folder, no file of images.")
     with contextlib.ExitStack() as stack:
         if where.suffix.lower() == ".lst":
             yield _list(where, stack)
@@ -124,7 +137,10 @@ def open_input(
         if not len(reader):
             raise InputError(f"The file {where} holds no images.")
         group = reader.images if isinstance(reader, HdfReader) and reader.eman else None
-        yield Input(where, len(reader), lambda index: FileImage(reader, index), group)
+        others = reader.others if isinstance(reader, HdfReader) else list
+        yield Input(
+            where, len(reader), lambda index: FileImage(reader, index), group, others=others
+        )
 
 
 def _list(where: pathlib.Path, stack: contextlib.ExitStack) -> Input:
@@ -143,4 +159,4 @@ def _list(where: pathlib.Path, stack: contextlib.ExitStack) -> Input:
         extra = {"data_source": str(entry.path), "data_n": entry.index, **entry.header}
         return FileImage(last[0][1], entry.index, extra)
 
-    return Input(where, len(entries), image)
+    return Input(where, len(entries), image, listed=frozenset(entry.path for entry in entries))

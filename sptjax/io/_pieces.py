@@ -15,7 +15,7 @@ Work = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 SLAB_BYTES = 16 << 20  # as float32
 _CHUNK_BYTES = 1 << 16
-_BATCH = 4  # items that a thread takes at once
+_BATCH = 2  # items that a thread takes at once
 _ROWS = 8  # EMAN2's height of a chunk, ours is a multiple
 
 

@@ -62,9 +62,9 @@ class Compression:
         if self.limits is not None and not usable(self.limits):
             low, high = self.limits
             raise InputError(f"--range={low:g},{high:g}: a smaller and a larger number are needed")
-        if self.sigmas is not None and not sum(self.sigmas) > 0:
+        if self.sigmas is not None and not 0 < sum(self.sigmas) < math.inf:
             low, high = self.sigmas
-            raise InputError(f"--sigrange={low:g},{high:g}: the range must be positive")
+            raise InputError(f"--sigrange={low:g},{high:g}: the range must be positive and finite")
 
     @property
     def limited(self) -> bool:
@@ -130,11 +130,11 @@ def compress_file(
         progress: told the share of the file that was done last.
 
     Raises:
-        InputError: the source cannot be read, or the target cannot be written or does not read
-            back; an existing target is as it was.
+        InputError: the source cannot be read, the target cannot be written or does not read
+            back, or it would replace something that it does not contain; an existing target is
+            as it was.
     """
     settings = settings or Compression()
-    verify = verify or (os.path.exists(target) and os.path.samefile(source, target))
     try:
         before = os.path.getsize(source) if os.path.exists(source) else 0
         with (
@@ -142,6 +142,7 @@ def compress_file(
             workers(threads) as work,
             atomic_path(target) as temporary,
         ):
+            verify = _replaced(images, target) or verify
             maker = _Maker(settings, work, strict, measure, progress)
             found, checks = maker.make(images, temporary)
             if verify:
@@ -152,6 +153,25 @@ def compress_file(
     except (OSError, RuntimeError) as error:
         raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
     return found(before, size)
+
+
+def _replaced(images: Input, target: str | os.PathLike[str]) -> bool:
+    """Whether the target is the source, all of which will be in the target."""
+    if not os.path.exists(target):
+        return False
+    for file in images.listed:
+        if file.exists() and file.samefile(target):
+            raise InputError(f"{target} is not replaced, because {images.path} lists images of it.")
+    if not images.path.samefile(target):
+        return False
+    others = images.others()
+    if others:
+        raise InputError(
+            f"{target} is not replaced, because it holds more than images, which would be lost"
+            f" ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); --outpath names"
+            " another folder."
+        )
+    return True
 
 
 def _reason(error: BaseException) -> str:
@@ -205,7 +225,9 @@ class _Maker:
                 try:
                     pixels, found = self._image(group, image, images, index, lost)
                 except InputError as error:
-                    raise InputError(f"{images.path} image {index}: {error}") from error
+                    name = f"{images.path} image {index}"
+                    text = str(error)
+                    raise InputError(text if name in text else f"{name}: {text}") from error
                 checks.append(pixels.checks)
                 values += math.prod(image.shape)
                 outside += pixels.outside
@@ -400,6 +422,9 @@ def decompress_mrc(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
     progress: Progress = lambda share: None,
+    *,
+    split: bool = False,
+    unsigned: bool = False,
 ) -> Outcome:
     """Write the images of a file, restored, as a float32 MRC file, atomically.
 
@@ -409,12 +434,14 @@ def decompress_mrc(
         source: any readable file whose images have one shape.
         target: the MRC file to create or replace.
         progress: told the share of the file that was done last.
+        split: as in :func:`compress_file`.
+        unsigned: likewise.
 
     Raises:
         InputError: the source cannot be read, its images differ in shape, or the target cannot
             be written.
     """
-    with open_input(source) as images:
+    with open_input(source, split=split, unsigned=unsigned) as images:
         first = images.image(0)
         shape = first.shape if len(first.shape) > 1 else (1, *first.shape)
         header = first.header()

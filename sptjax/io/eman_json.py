@@ -24,7 +24,7 @@ from sptjax._errors import InputError
 from ._atomic import atomic_path
 
 _SUBTOMO = re.compile(r"subtomo_0*(\d+)$")
-_PARMS = re.compile(r"\((?P<file>.+),\s*(?P<index>\d+)\)$", re.DOTALL)
+PARMS_KEY = re.compile(r"\((?P<file>.+),\s*(?P<index>\d+)\)$", re.DOTALL)
 _RIGID_TOLERANCE = 1e-3
 
 
@@ -209,7 +209,7 @@ def read_alignments(
     """
     entries: dict[int, Any] = {}
     for key, value in read_json(path).items():
-        match = _SUBTOMO.match(key) or _PARMS.match(key)
+        match = _SUBTOMO.match(key) or PARMS_KEY.match(key)
         if match is None:
             continue
         index = int(match[match.lastindex or 1])

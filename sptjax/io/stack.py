@@ -25,13 +25,15 @@ _READERS: Mapping[str, Callable[[pathlib.Path], "Reader"]] = {
     **dict.fromkeys((".hdf", ".h5", ".hdf5", ".hd5"), HdfReader),
     **dict.fromkeys((".mrc", ".mrcs", ".map", ".rec", ".ccp4", ".st", ".ali"), MrcReader),
     **dict.fromkeys((".tif", ".tiff"), TiffReader),
-    **dict.fromkeys((".spi", ".spider"), SpiderReader),
+    **dict.fromkeys((".spi", ".spider", ".dat"), SpiderReader),
     ".em": EmReader,
 }
 _MAGICS: Sequence[tuple[bytes, int, Callable[[pathlib.Path], "Reader"]]] = (
     (HDF5_MAGIC, 0, HdfReader),
     (b"II*\0", 0, TiffReader),
     (b"MM\0*", 0, TiffReader),
+    (b"II+\0", 0, TiffReader),
+    (b"MM\0+", 0, TiffReader),
     (b"MAP ", 208, MrcReader),
 )
 _SNIFF = 212

@@ -3,10 +3,15 @@
 TIFF counts rows from the top, EMAN2 and MRC from the bottom, so rows are reversed, as EMAN2
 does. Colour images become the mean of their channels. Compressed files may need the package
 imagecodecs as well (LZW, for example); an error says so.
+
+tifffile leaves out the images, and fills in zeros for the pixels, that a truncated file lacks, so
+that both are looked for here: the last directory must say that it is the last, and all pixels must
+lie inside the file.
 """
 
 import os
 import pathlib
+import struct
 from typing import Any
 
 import numpy as np
@@ -15,8 +20,6 @@ import tifffile
 from sptjax._errors import InputError
 
 from ._mapping import native
-
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, RuntimeError)
 
 
 class TiffReader:
@@ -35,9 +38,14 @@ class TiffReader:
             raise InputError(f"The file {path} does not exist.")
         try:
             self._file = tifffile.TiffFile(self.path)
-            self._count = len(self._file.pages)
-        except (tifffile.TiffFileError, *_DAMAGE) as error:
+        except Exception as error:  # tifffile lets its decoders raise what they like
             raise InputError(f"The file {path} is truncated or not a TIFF file.") from error
+        try:
+            self._count = len(self._file.pages)
+            self._check_end()
+        except Exception as error:
+            self._file.close()
+            raise InputError(f"The file {path} is truncated or damaged.") from error
         self._last: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -93,14 +101,38 @@ class TiffReader:
     def _page(self, index: int) -> tifffile.TiffPage:
         if not 0 <= index < self._count:
             raise InputError(f"{self.path} holds {self._count} images; there is no image {index}.")
-        page = self._file.pages[index]
-        return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+        try:
+            page = self._file.pages[index]
+            return page.aspage() if isinstance(page, tifffile.TiffFrame) else page
+        except Exception as error:
+            raise InputError(f"{self.path} image {index} is truncated or damaged.") from error
+
+    def _check_end(self) -> None:
+        """Raise ValueError unless the last directory read is the last one of the file."""
+        tiff, stream = self._file.tiff, self._file.filehandle
+        place = self._file.pages[self._count - 1].offset
+        stream.seek(place)
+        tags = struct.unpack(tiff.tagnoformat, stream.read(tiff.tagnosize))[0]
+        stream.seek(place + tiff.tagnosize + tags * tiff.tagsize)
+        if struct.unpack(tiff.offsetformat, stream.read(tiff.offsetsize))[0]:
+            raise ValueError("directories are missing")
+
+    def _check_pixels(self, page: tifffile.TiffPage) -> None:
+        """Raise ValueError unless all pixels of an image lie inside the file."""
+        size = self._file.filehandle.size
+        ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts)]
+        if max(ends, default=size + 1) > size or min(page.dataoffsets) == 0:
+            raise ValueError("the file is truncated")
+        needed = page.size * page.bitspersample // 8
+        if page.compression == tifffile.COMPRESSION.NONE and sum(page.databytecounts) < needed:
+            raise ValueError("pixels are missing")
 
     def _decode(self, index: int) -> np.ndarray:
         page, name = self._page(index), f"{self.path} image {index}"
         try:
+            self._check_pixels(page)
             values = page.asarray()
-        except (tifffile.TiffFileError, *_DAMAGE) as error:
+        except Exception as error:
             raise InputError(f"{name} cannot be read: {error}") from error
         if values.ndim == 3 and values.shape[:2] == self.shape(index):
             values = values[..., :3].mean(axis=-1, dtype=np.float32)
