@@ -106,8 +106,8 @@ def _define_references() -> None:
     f.DEFINE_string(
         "inixforms",
         None,
-        "poses known beforehand (.json): local aligners start from"
-        " them, global ones try them too, --align=None keeps them",
+        "poses known beforehand, a table of EMAN2, RELION, Dynamo, STOPGAP, AV3, PyTom or CSV:"
+        " local aligners start from them, global ones try them too, --align=None keeps them",
     )
     f.DEFINE_string("refinemultireftag", "", "suffix of the pose files instead of the iteration")
 

@@ -66,7 +66,7 @@ def define(path: str) -> None:
     f.DEFINE_integer("shrink", 0, "shrink the copies by this factor", lower_bound=0)
     f.DEFINE_integer("clip", 0, "cut the copies to this box, voxels; 0 = not", lower_bound=0)
     f.DEFINE_string("averager", "mean.tomo", "averager of the raw particles")
-    f.DEFINE_string("inixforms", None, "poses known beforehand (.json), composed into the result")
+    f.DEFINE_string("inixforms", None, "table of poses known beforehand, composed into the result")
     f.DEFINE_string("autocenter", "", "centre the averages: xform.centerofmass, xform.centeracf")
     f.DEFINE_string("autocentermask", "", "mask processor of the copy that is centred")
     f.DEFINE_bool("autocenterpreprocess", False, "filter and shrink the copy that is centred")

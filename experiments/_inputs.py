@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sptjax import io, resolution, wedge
+from sptjax import io, resolution, tables, wedge
 from sptjax._errors import InputError
 from sptjax.align import Found
 from sptjax.particles import Sampling
@@ -189,14 +189,60 @@ def read_mask(path: str, box: int, apix: float, flag: str = "--maskfile") -> np.
 
 def read_poses(path: str, particles: Particles, n_classes: int) -> Found:
     """``--inixforms``: one rigid transform per particle, particle to reference."""
-    try:
-        matrices, _ = io.read_alignments(path, int(particles.rows.max()) + 1)
-    except InputError as error:
-        raise InputError(f"--inixforms: {error}") from error
-    matrices, count = matrices[particles.rows], len(particles.rows)
+    matrices, count = read_table(path, particles).matrices(), len(particles.rows)
     turn = np.repeat(matrices[:, None, :, :3], n_classes, 1).astype(np.float32)
     shift = np.repeat(matrices[:, None, :, 3], n_classes, 1).astype(np.float32)
     return Found(turn, shift, np.zeros((count, n_classes), np.float32))
+
+
+def read_table(path: str, particles: Particles) -> tables.ParticleTable:
+    """``--inixforms``: the particles used, from a table of any program, in their voxels.
+
+    Rows go with the particles of the stack in order.
+    """
+    needed = int(particles.rows.max()) + 1
+    try:
+        table = tables.read(path)
+        if len(table) < needed:
+            raise InputError(
+                f"{path}: the pose of particle {len(table)} is missing ({needed} are needed)"
+            )
+    except InputError as error:
+        raise InputError(f"--inixforms: {error}") from error
+    return table.select(particles.rows).at(particles.apix)
+
+
+def describe(particles: Particles, path: str | None) -> tables.ParticleTable:
+    """What is known of the particles before a run: images, voxel size, places in tomograms.
+
+    Args:
+        particles: those that are used.
+        path: ``--inixforms``, whose other columns are kept.
+    """
+    stack, count = particles.stack, len(particles.rows)
+    if path:
+        table = read_table(path, particles)
+    else:
+        turn = np.repeat(np.eye(3)[None], count, 0)
+        table = tables.ParticleTable(turn, np.zeros((count, 3))).at(particles.apix)
+    if table.image is None:
+        places = [stack.name(i).rpartition(" image ") for i in range(count)]
+        image = tables.names([file for file, _, _ in places])
+        index = np.array([int(number) for _, _, number in places])
+        table = dataclasses.replace(table, image=image, image_index=index)
+    items = ("ptcl_source_coord", "ptcl_source_image")
+    if table.coordinate is not None or not set(items) <= set(stack.header(0)):
+        return table
+    headers = [stack.header(i) for i in range(count)]
+    if not all(set(items) <= set(header) for header in headers):
+        return table
+    sizes = [header.get("ptcl_source_apix") for header in headers]
+    return dataclasses.replace(
+        table,
+        coordinate=np.array([header[items[0]] for header in headers], float).reshape(-1, 3),
+        tomogram=tables.names([header[items[1]] for header in headers]),
+        coordinate_apix=None if None in sizes else np.array(sizes, float),
+    )
 
 
 def tomogram_x(stack: io.Stack) -> np.ndarray:

@@ -161,6 +161,7 @@ def carry_out(
         pose_tag=values["refinemultireftag"],
         plots=values["plots"],
         rows=particles.rows,
+        table=_inputs.describe(particles, values["inixforms"]),
     )
     job = Run(
         stack=stack,

@@ -31,7 +31,7 @@ from sptjax.preprocess import Pipeline
 f = flags
 f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
 f.DEFINE_string("path", "spt_msa", "stem of the run folder: results go to <path>_NN")
-f.DEFINE_string("inixforms", None, "poses of the particles (.json)")
+f.DEFINE_string("inixforms", None, "table of the poses of the particles")
 f.DEFINE_string("classmx", None, "class matrix (.hdf) with poses, instead of --inixforms")
 f.DEFINE_integer("oneclass", None, "sort the particles of this class of --classmx alone")
 f.DEFINE_integer("ncls", 2, "classes")

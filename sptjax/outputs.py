@@ -11,7 +11,7 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 
-from . import io, plots, resolution, rotation
+from . import io, plots, resolution, rotation, tables
 from ._types import Pose
 from .align import Found
 from .io._atomic import atomic_path
@@ -36,6 +36,7 @@ class OutputSettings:
     save_all_aligned: bool = False  # aligned particles of every round
     pose_tag: str = ""  # takes the place of the iteration in the names of pose files
     rows: np.ndarray | None = None  # of the input file that the particles are; all in order if None
+    table: tables.ParticleTable | None = None  # what is known of the particles; None: no STAR file
     plots: bool = True
 
     def original(self, index: int) -> int:
@@ -355,3 +356,17 @@ def write_final(state: RefineState, settings: OutputSettings) -> None:
     """What is written once, after the last round."""
     if settings.result_matrix:
         write_class_matrix(settings.folder / settings.result_matrix, state)
+    if settings.table is not None:
+        own = np.maximum(state.classes, 0)
+        pose = _matrices(state, own).astype(np.float64)
+        score = state.score[np.arange(len(own)), own].astype(np.float64)
+        table = dataclasses.replace(
+            settings.table,
+            rotation=pose[..., :3],
+            shift=pose[..., 3],
+            classes=state.classes + 1,
+            half=np.arange(len(own)) % 2 + 1,
+            score=np.where(np.isfinite(score), score, 0.0),
+        )
+        path = settings.folder / f"particles_{tag(state, settings)}.star"
+        tables.write(path, table, "relion5" if table.centred else "relion4")

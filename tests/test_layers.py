@@ -16,7 +16,7 @@ FLOORS = {
     " tilt_series",
     "1b": "io",
     "2": "score average resolution phantom simulate transfer particles processors averagers"
-    " comparators _pipeline selection fidelity",
+    " comparators _pipeline selection fidelity tables",
     "3": "align preprocess averaging",
     "4": "halves calibration classify bootstrap centring copies state pca stability",
     "5": "references measure refinement generate",
