@@ -329,16 +329,16 @@ def _local_model(
     With both of a pair scaled to unit norm, the correlation is one minus half the squared
     length of their difference: a least-squares problem in the six parameters.
     """
-    pose = Pose(rotation, shift)
-    given, seen0 = _with_slopes(model, pose, Pose(jnp.eye(3), jnp.zeros(3)), rows)
+    pose, first = Pose(rotation, shift), Pose(jnp.eye(3)[None], jnp.zeros((1, 3)))
+    operators = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, model.others)
+    drawn, seen = lax.map(lambda operator: _with_slopes(model, pose, operator, rows), operators)
 
-    def add(total: Array, other: tuple[Pose, Array]) -> tuple[Array, None]:
-        operator, share = other
-        copy, seen = _with_slopes(model, pose, operator, rows)
-        left = _unit_with_slopes(copy * seen0) - _unit_with_slopes(given * seen)
+    def add(total: Array, other: tuple[Array, Array, Array]) -> tuple[Array, None]:
+        copy, seen_copy, share = other
+        left = _unit_with_slopes(copy * seen[0]) - _unit_with_slopes(drawn[0] * seen_copy)
         return total + share * jnp.matmul(left, left.T, precision="highest"), None
 
-    gram = lax.scan(add, jnp.zeros((7, 7)), (model.others, model.share))[0]
+    gram = lax.scan(add, jnp.zeros((7, 7)), (drawn[1:], seen[1:], model.share))[0]
     value = 1 - gram[0, 0] / 2
     free = jax.scipy.linalg.block_diag(model.free, model.free)
     normal = multiply(free, multiply(gram[1:, 1:], free)) / jnp.maximum(jnp.abs(value), 1e-3)
