@@ -67,7 +67,7 @@ def _define() -> None:
     switch("report", False, "errors and FSC: <output stem>_report.json and .png")
     switch("verify", False, "read every output back; one that replaces its input always is")
     switch("strict", False, "refuse files with values that are not finite")
-    switch("split", False, "sections of an MRC file are images, whatever its name")
+    switch("split", None, "sections of an MRC file are images; by default those of .mrcs are")
     switch("mrc_unsigned", False, "bytes of MRC files go from 0 to 255")
     switch("eman_compat", False, "choose limits as EMAN2 does, its defects included")
     switch("version", False, "print the version")

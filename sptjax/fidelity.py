@@ -27,7 +27,7 @@ class Tradeoff(NamedTuple):
     rms_sigma: float
 
 
-def crops(path: str, *, split: bool = False, unsigned: bool = False) -> list[np.ndarray]:
+def crops(path: str, *, split: bool | None = None, unsigned: bool = False) -> list[np.ndarray]:
     """The central parts of the first images of a file, float32, small enough for memory.
 
     Args:

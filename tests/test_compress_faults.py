@@ -281,26 +281,38 @@ def growth(folder, volume, bits, threads):
 
 ALLOCATED = """
 import sys, tracemalloc
-from sptjax.io import compress_file
-small, volume, target, threads = sys.argv[1:]
-compress_file(small, target, threads=int(threads))
+from sptjax.io import Compression, compress_file
+small, volume, target, threads, cut = sys.argv[1:]
+settings = Compression(no_outliers=cut == "cut")
+compress_file(small, target, settings, threads=int(threads))
 tracemalloc.start()
-compress_file(volume, target, threads=int(threads))
+compress_file(volume, target, settings, threads=int(threads))
 print(tracemalloc.get_traced_memory()[1])
 """
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_memory_is_a_slab_and_four_rows_of_chunks(tmp_path, rng, threads):
-    """What NumPy and Python allocate, for a volume of three slabs."""
+@pytest.mark.parametrize(("threads", "cut"), [(1, "all"), (2, "all"), (4, "all"), (1, "cut")])
+def test_memory_is_a_slab_and_four_rows_of_chunks(tmp_path, rng, threads, cut):
+    """What NumPy and Python allocate, for a volume of three slabs; without outliers or not."""
     write_hdf(tmp_path / "v.hdf", stack(rng, 1, (48, 512, 512)), 1.0)
     write_hdf(tmp_path / "small.hdf", stack(rng, 1), 1.0)
     names = [tmp_path / name for name in ("small.hdf", "v.hdf", "o.hdf")]
-    words = [sys.executable, "-c", ALLOCATED, *map(str, names), str(threads)]
+    words = [sys.executable, "-c", ALLOCATED, *map(str, names), str(threads), cut]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     peak = int(done.stdout)
     row = 4 * 64 * 512 * 4  # as float32: 64 lines of 512 voxels, four times
     assert peak < SLAB_BYTES + threads * row + 1e6
+
+
+@pytest.mark.parametrize("options", [{}, {"no_outliers": True}, {"limits": (-1, 2)}, {"bits": 0}])
+def test_progress_adds_up_to_the_file(tmp_path, rng, options):
+    write_hdf(tmp_path / "a.hdf", stack(rng, 3), 2.0)
+    told = []
+    compress_file(
+        tmp_path / "a.hdf", tmp_path / "b.hdf", Compression(**options), progress=told.append
+    )
+    assert len(told) >= 6
+    assert sum(told) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

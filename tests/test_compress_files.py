@@ -191,6 +191,13 @@ def test_case_22_mrc(tmp_path, rng):
     np.testing.assert_array_equal(values(name="v.mrcs"), volume)
     assert eman2.header(tmp_path / "o.hdf", 3)["nz"] == 1
     np.testing.assert_array_equal(values(unsigned=True)[0], volume.view(np.uint8))
+    cubes = rng.integers(-5, 5, (16, 8, 8)).astype(np.int8)
+    with mrcfile.new(tmp_path / "w.mrcs", cubes) as file:
+        file.set_image_stack()
+    np.testing.assert_array_equal(values(name="w.mrcs"), cubes)  # as EMAN2
+    np.testing.assert_array_equal(values(name="w.mrcs", split=False), cubes.reshape(2, 8, 8, 8))
+    mrcfile.write(tmp_path / "x.mrcs", cubes.reshape(2, 8, 8, 8), overwrite=True)
+    np.testing.assert_array_equal(values(name="x.mrcs"), cubes.reshape(2, 8, 8, 8))
 
 
 @pytest.mark.parametrize("kind", ["i2", "u2", "f2", "f4"])

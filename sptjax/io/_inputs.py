@@ -112,13 +112,14 @@ class Input:
 
 @contextlib.contextmanager
 def open_input(
-    path: str | os.PathLike[str], *, split: bool = False, unsigned: bool = False
+    path: str | os.PathLike[str], *, split: bool | None = None, unsigned: bool = False
 ) -> Iterator[Input]:
     """Open a file of any format.
 
     Args:
         path: the file, or an LST list (whose images are those of the files it names).
-        split: an MRC file of several sections is a stack of images, whatever its name.
+        split: whether the sections of an MRC file are images; if not, they are volumes by the
+            table of :mod:`sptjax.io.mrc`. None: as EMAN2 does, images in .mrcs files.
         unsigned: bytes of an MRC file go from 0 to 255, whatever its header says.
 
     Raises:
@@ -132,7 +133,8 @@ def open_input(
             yield _list(where, stack)
             return
         reader = stack.enter_context(open_reader(where))
-        if isinstance(reader, MrcReader) and (split or unsigned):
+        if isinstance(reader, MrcReader):
+            split = reader.sections_are_images if split is None else split
             reader = stack.enter_context(MrcReader(where, split=split, unsigned=unsigned))
         if not len(reader):
             raise InputError(f"The file {where} holds no images.")

@@ -107,7 +107,7 @@ def compress_file(
     threads: int = 1,
     verify: bool = False,
     strict: bool = False,
-    split: bool = False,
+    split: bool | None = None,
     unsigned: bool = False,
     measure: bool = False,
     progress: Progress = lambda share: None,
@@ -124,7 +124,8 @@ def compress_file(
         threads: that deflate.
         verify: read the file back and compare before it appears, whatever it replaces.
         strict: refuse values that are not finite.
-        split: an MRC file of several sections is a stack of images, whatever its name.
+        split: whether the sections of an MRC file are images; if not, they are volumes by the
+            table of :mod:`sptjax.io.mrc`. None: as EMAN2 does, images in .mrcs files.
         unsigned: bytes of an MRC file go from 0 to 255, whatever its header says.
         measure: find the errors made.
         progress: told the share of the file that was done last.
@@ -266,10 +267,12 @@ class _Maker:
             write_attribute(group, "EMAN.render_compress_level", settings.level)
             _scale(group, known)
             return pixels, Scan()
-        found = look(image, self._work)
+        passes = 2 + settings.limited + settings.no_outliers
+        advance = _scaled(advance, passes if settings.bits > 0 else 2)
+        found = look(image, self._work, advance=advance)
         if self._strict and found.finite < found.size:
             raise InputError(f"{found.size - found.finite} values are not finite (--strict)")
-        mapping = self._mapping(image, found) if settings.bits > 0 else None
+        mapping = self._mapping(image, found, advance) if settings.bits > 0 else None
         dtype = mapping.dtype if mapping else _FLOAT
         level = settings.level if settings.bits >= 0 else None
         storage = Storage(dtype, level, mapping, self._measure)
@@ -287,17 +290,19 @@ class _Maker:
         lost += _write_header(group, image, header, items)
         return pixels, found
 
-    def _mapping(self, image: FileImage, found: Scan) -> Limits:
+    def _mapping(self, image: FileImage, found: Scan, advance: Progress) -> Limits:
         """Limits of the codes of an image."""
         settings = self._settings
-        limits = self._limits(image, found)
-        clipped = look(image, self._work, *limits) if limits else found
+        limits = self._limits(image, found, advance)
+        clipped = look(image, self._work, *limits, advance=advance) if limits else found
         if not settings.eman_compat:
             return choose_mapping(clipped, settings.bits)
         first = next(iter(image.read((slice(0, 1),)).flat))
         return eman2_mapping(clipped, float(first), limits, settings.bits)
 
-    def _limits(self, image: FileImage, found: Scan) -> tuple[float, float] | None:
+    def _limits(
+        self, image: FileImage, found: Scan, advance: Progress
+    ) -> tuple[float, float] | None:
         """The limits asked for; whole numbers for images of whole numbers."""
         settings, compat = self._settings, self._settings.eman_compat
         if not found.finite:
@@ -305,12 +310,13 @@ class _Maker:
         if settings.no_outliers:
             low, high = found.minimum, found.maximum
             if compat and low < high:
-                parts = (eman2_bins(part, low, high) for part in _slabs(image))
-                limits = eman2_outliers(reduce(np.add, parts).tolist(), low, high)
+                counts = map(lambda part: eman2_bins(part, low, high), _parts(image, advance))
+                limits = eman2_outliers(reduce(np.add, counts).tolist(), low, high)
             else:
                 extremes = Extremes(max(found.size // 20000, 8) + 1)
-                for part in _slabs(image):
+                for part in _parts(image, advance):
                     extremes.add(part)
+                    del part  # before the next slab is read
                 limits = extremes.limits()
         elif settings.limits is not None:
             limits = settings.limits
@@ -338,12 +344,28 @@ class _Codes:
         return part.reshape(part.shape[extra:])
 
 
-def _slabs(image: Image) -> Iterator[np.ndarray]:
+def _slabs(image: Image, advance: Progress) -> Iterator[Iterator[np.ndarray]]:
+    """Slabs in order, each as an iterator over its parts, which must not be kept."""
     rows = chunk_shape(image.shape, 2)[-2:][0]
-    return (image.read(region) for region in slabs(image.shape, rows, image.depth))
+    for region in slabs(image.shape, rows, image.depth):
+        values = image.read(region)
+        yield (part for _, part in pieces(region, values, rows))
+        advance(values.size / math.prod(image.shape))
+        del values  # before the next slab is read
 
 
-def look(image: Image, work: Work, low: float = -np.inf, high: float = np.inf) -> Scan:
+def _parts(image: Image, advance: Progress) -> Iterator[np.ndarray]:
+    for slab in _slabs(image, advance):
+        yield from slab
+
+
+def look(
+    image: Image,
+    work: Work,
+    low: float = -np.inf,
+    high: float = np.inf,
+    advance: Progress = lambda share: None,
+) -> Scan:
     """One pass over an image.
 
     Args:
@@ -351,12 +373,12 @@ def look(image: Image, work: Work, low: float = -np.inf, high: float = np.inf) -
         work: a map.
         low: values below count as this.
         high: values above count as this.
+        advance: told the share of the image that was looked at last.
     """
-    rows = chunk_shape(image.shape, 2)[-2:][0]
     found = Scan()
-    for region in slabs(image.shape, rows, image.depth):
-        parts = (part for _, part in pieces(region, image.read(region), rows))
-        found = reduce(join, work(lambda part: scan(part, low, high), parts), found)
+    for slab in _slabs(image, advance):
+        found = reduce(join, work(lambda part: scan(part, low, high), slab), found)
+        del slab  # before the next one is read
     return found
 
 
@@ -423,7 +445,7 @@ def decompress_mrc(
     target: str | os.PathLike[str],
     progress: Progress = lambda share: None,
     *,
-    split: bool = False,
+    split: bool | None = None,
     unsigned: bool = False,
 ) -> Outcome:
     """Write the images of a file, restored, as a float32 MRC file, atomically.

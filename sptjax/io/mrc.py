@@ -88,6 +88,13 @@ class MrcReader:
         self._data = None
 
     @property
+    def sections_are_images(self) -> bool:
+        """Whether EMAN2 takes every section for an image: in .mrcs files, volume stacks apart."""
+        return _suffix(self.path) == ".mrcs" and not spacegroup_is_volume_stack(
+            self._fields["ispg"]
+        )
+
+    @property
     def _offset(self) -> int:
         return _HEADER_BYTES + int(self._fields["nsymbt"])
 
@@ -250,13 +257,18 @@ def _unsigned_bytes(fields: Any) -> bool:
 def _arrangement(path: pathlib.Path, fields: Any) -> tuple[int, int]:
     """Sections of one image, and its rank, by the table of the module."""
     nz, ny, nx = (int(fields[name]) for name in ("nz", "ny", "nx"))
-    suffix = next((s for s in reversed(path.suffixes) if s.lower() not in _COMPRESSED), "")
     mz = int(fields["mz"])
     if spacegroup_is_volume_stack(fields["ispg"]) and mz > 0 and nz % mz == 0:
         return mz, 3
-    if suffix.lower() == ".mrcs":
+    if _suffix(path) == ".mrcs":
         return (nx, 3) if nx == ny and nz % nx == 0 else (1, 2)
     return (nz, 3) if nz > 1 else (1, 2)
+
+
+def _suffix(path: pathlib.Path) -> str:
+    """The extension in lower case, that of a compression left out."""
+    known = (suffix.lower() for suffix in reversed(path.suffixes))
+    return next((suffix for suffix in known if suffix not in _COMPRESSED), "")
 
 
 def read_mrc(path: str | os.PathLike[str], index: int = 0) -> tuple[np.ndarray, dict[str, Any]]:
