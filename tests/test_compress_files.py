@@ -119,6 +119,33 @@ def test_case_3_files_of_eman2(tmp_path, golden):
                 assert all(before[f"EMAN.{key}"] == after[f"EMAN.{key}"] for key in kept)
 
 
+def test_case_3_forms_that_only_eman2_writes(tmp_path):
+    """Truth values as letters, unsigned numbers, transforms of 12 named numbers."""
+    write_hdf(tmp_path / "a.hdf", [RAMP], 2.0)
+    names = [f"{row}{column}" for row in range(3) for column in range(4)]
+    forms = {
+        "yes": np.array([84], "i1"),
+        "no": np.array([70], "i1"),
+        "big": np.array([4_000_000_000], "u4"),
+        "double": np.array([0.1], "f8"),
+        "none": np.zeros(0, "f4"),
+        "turn": np.frombuffer(TURN.tobytes(), [(name, "<f4") for name in names]),
+    }
+    with h5py.File(tmp_path / "a.hdf", "r+") as file:
+        for name, value in forms.items():
+            file["MDF/images/0"].attrs[f"EMAN.{name}"] = value
+    before = eman2.raw_attributes(tmp_path / "a.hdf")
+    compress_file(tmp_path / "a.hdf", tmp_path / "a.hdf", Compression(8))
+    after = eman2.raw_attributes(tmp_path / "a.hdf")
+    assert all(before[f"EMAN.{name}"] == after[f"EMAN.{name}"] for name in forms)
+    seen, ours = eman2.header(tmp_path / "a.hdf"), read_hdf(tmp_path / "a.hdf")[1]
+    for header in (seen, ours):
+        assert (header["yes"], header["no"], header["double"]) == (True, False, 0.1)
+        np.testing.assert_array_equal(header["turn"], TURN)
+    assert (seen["big"], ours["big"]) == (2**31 - 1, 4_000_000_000)
+    assert (seen["none"], ours["none"]) == ([], [])
+
+
 @pytest.mark.parametrize("bits", [8, 12, 0, -1])
 @pytest.mark.parametrize("shape", [(1, 64), (2, 64), (7, 64), (5, 4, 64), (16, 16, 1), (64,)])
 def test_case_17_thin_images_are_not_lost(tmp_path, shape, bits):
