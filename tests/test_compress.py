@@ -282,6 +282,16 @@ def test_zeros_are_zeros_at_all_bits(tmp_path, bits):
         assert not restored(tmp_path / "out.hdf", index)[image == 0].any()
 
 
+def test_values_beyond_what_floats_can_span_are_refused(tmp_path, rng):
+    image = rng.normal(0, 1, (12, 16)).astype(F)
+    image[0, 0] = 3e38
+    with pytest.raises(InputError, match="span more than"):
+        squeezed(tmp_path, image, 8)
+    found = restored(squeezed(tmp_path, image, 8, limits=(-4, 4)))
+    assert np.abs(found - image)[image < 4].max() < 0.02
+    assert not np.isinf(restored(squeezed(tmp_path, np.abs(image), 8))).any()
+
+
 def test_values_that_are_not_finite(tmp_path, rng):
     image = rng.normal(0, 1, (64, 64)).astype(F)
     clean = image.copy()

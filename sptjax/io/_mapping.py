@@ -68,7 +68,8 @@ def choose_mapping(found: Scan, bits: int) -> Mapping:
     if not found.finite:
         return Mapping(bits, _F(0), _F(2**bits - 1))
     low, high = found.minimum, found.maximum
-    if high - low > float(np.finfo(_F).max):
+    most = float(np.finfo(_F).max) * (0.5 if low < 0 <= high else 1)  # room for exact zeros
+    if high - low > most:
         raise InputError(f"values from {low:g} to {high:g} span more than a 32-bit float can")
     if found.integers:
         return _integers(int(low), int(high), bits)
