@@ -65,7 +65,7 @@ def read(path: pathlib.Path, apix: float | None, coordinate_apix: float | None) 
     return ParticleTable(
         matrices[..., :3].astype(np.float64),
         matrices[..., 3].astype(np.float64),
-        score=None if np.isnan(scores).all() else -scores,
+        score=None if np.isnan(scores).all() else 0.0 - scores,
         family=family,
         extra={name: list(column) for name, column in beside.items()},
         **fields,

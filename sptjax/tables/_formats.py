@@ -25,6 +25,11 @@ _HELD = {  # fields of the record, in words
 _MOTIVE = frozenset(("tomogram", "coordinate", "classes", "score"))
 _EVERYTHING = frozenset(_HELD)
 _SHOWN = 4  # names in a message
+_UNKNOWN = (
+    "{} is no table of particles that is known: RELION or STOPGAP STAR, Dynamo table, AV3 motive"
+    " list (.em with 20 rows), EMAN2 JSON or LST with poses, PyTom XML, or CSV with columns x, y, z"
+    " or az, alt, phi."
+)
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,7 @@ def read(
         return _dynamo.read(where, text, apix, coordinate_apix)
     if _csv.recognises(start):
         return _csv.read(where, start, apix, coordinate_apix)
-    raise InputError(
-        f"{path} is no table of particles that is known: RELION or STOPGAP STAR, Dynamo table, AV3"
-        " motive list (.em), EMAN2 JSON or LST with poses, PyTom XML, or CSV with columns x, y, z"
-        " or az, alt, phi."
-    )
+    raise InputError(_UNKNOWN.format(path))
 
 
 def _read_star(
@@ -142,9 +143,7 @@ def _text(where: pathlib.Path) -> str:
     try:
         return where.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{where} is no text, and no AV3 motive list (.em with 20 rows) either."
-        ) from error
+        raise InputError(_UNKNOWN.format(where)) from error
 
 
 def choose(path: str | os.PathLike[str], name: str | None = None) -> str:

@@ -124,4 +124,7 @@ def _rest(particle: ET.Element) -> str:
     """The elements that the record does not hold, as text."""
     rest = ET.Element("Rest")
     rest.extend([element for element in particle if element.tag not in _OWN])
+    for element in rest.iter():  # the layout of the file is no content
+        element.tail = None
+        element.text = (element.text or "").strip() or None
     return ET.tostring(rest, encoding="unicode")

@@ -45,6 +45,7 @@ class ParticleTable:
     tomogram: np.ndarray | None = None  # [n] names
     image: np.ndarray | None = None  # [n] files of the particles
     image_index: np.ndarray | None = None  # [n] numbers in those files, from 0
+    box: int | None = None  # edge of the particles, voxels
     classes: np.ndarray | None = None  # int [n]
     half: np.ndarray | None = None  # int [n]
     score: np.ndarray | None = None  # [n]

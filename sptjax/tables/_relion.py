@@ -101,6 +101,7 @@ def read(
         tomogram=None if place is None else names(loop[place]),
         image=image,
         image_index=index,
+        box=_box(optics),
         classes=_integers(path, loop, "rlnClassNumber"),
         half=_integers(path, loop, "rlnRandomSubset"),
         score=None if _SCORE not in loop else _numbers(path, loop, (_SCORE,), count)[:, 0],
@@ -227,11 +228,19 @@ def _optics(
     first = {g: pair for g, pair in zip(reversed(group), reversed(pairs))}
     used = [first.get(key, (1.0, 1.0)) for key in keys]
     optics["rlnImagePixelSize"] = [f"{a:.9g}" for a, _ in used]
+    if table.box is not None:
+        optics["rlnImageSize"] = [str(table.box)] * len(keys)
     for name in unit_names:
         optics[name] = [f"{b:.9g}" for _, b in used]
     if version in ("4", "5"):
         optics["rlnTomoSubtomogramBinning"] = [f"{a / b:.9g}" for a, b in used]
     return optics, group
+
+
+def _box(optics: Mapping[str, list[str]]) -> int | None:
+    sizes = set(optics.get("rlnImageSize", []))
+    text = sizes.pop() if len(sizes) == 1 else ""
+    return int(text) if text.isdigit() else None
 
 
 def _image_names(table: ParticleTable) -> list[str]:
