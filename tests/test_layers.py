@@ -19,7 +19,7 @@ FLOORS = {
     " comparators _pipeline selection fidelity tables",
     "3": "align preprocess averaging extract",
     "4": "halves calibration classify bootstrap centring copies state pca stability",
-    "5": "references measure refinement generate planner",
+    "5": "references measure refinement generate",
     "6": "outputs products reporting runner console workdir plots msa",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
