@@ -246,6 +246,17 @@ def test_a_file_that_holds_more_is_not_replaced(tmp_path, rng, other):
         assert eman2.header(tmp_path / "o.hdf")["stored_renderbits"] == 7
 
 
+def test_a_file_with_a_header_that_is_not_kept_is_not_replaced(tmp_path, rng):
+    write_hdf(tmp_path / "a.hdf", stack(rng, 2), 2.0)
+    with h5py.File(tmp_path / "a.hdf", "r+") as file:
+        file["MDF/images/1"].attrs["EMAN.names"] = ["several", "texts"]
+    before = (tmp_path / "a.hdf").read_bytes()
+    with pytest.raises(InputError, match=r"not replaced.*EMAN\.names"):
+        compress_file(tmp_path / "a.hdf", tmp_path / "a.hdf")
+    assert (tmp_path / "a.hdf").read_bytes() == before
+    assert compress_file(tmp_path / "a.hdf", tmp_path / "b.hdf").lost == ("EMAN.names",)
+
+
 def test_files_of_a_list_are_not_replaced_by_it(tmp_path, rng):
     write_hdf(tmp_path / "a.hdf", stack(rng, 3), 2.0)
     before = (tmp_path / "a.hdf").read_bytes()

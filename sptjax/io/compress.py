@@ -4,7 +4,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -143,17 +143,19 @@ def compress_file(
             workers(threads) as work,
             atomic_path(target) as temporary,
         ):
-            verify = _replaced(images, target) or verify
+            replaced = _replaced(images, target)
             maker = _Maker(settings, work, strict, measure, progress)
             found, checks = maker.make(images, temporary)
-            if verify:
+            if replaced or verify:
                 _verify(temporary, checks)
             if os.path.exists(target):
                 os.chmod(temporary, os.stat(target).st_mode & 0o7777)
-            size = os.path.getsize(temporary)
+            outcome = found(before, os.path.getsize(temporary))
+            if replaced and outcome.lost:
+                raise _not_replaced(target, "its header has what EMAN2 cannot hold", outcome.lost)
     except (OSError, RuntimeError) as error:
         raise InputError(f"Cannot write {target}: {_reason(error)}.") from error
-    return found(before, size)
+    return outcome
 
 
 def _replaced(images: Input, target: str | os.PathLike[str]) -> bool:
@@ -167,12 +169,16 @@ def _replaced(images: Input, target: str | os.PathLike[str]) -> bool:
         return False
     others = images.others()
     if others:
-        raise InputError(
-            f"{target} is not replaced, because it holds more than images, which would be lost"
-            f" ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}); --outpath names"
-            " another folder."
-        )
+        raise _not_replaced(target, "it holds more than images", others)
     return True
+
+
+def _not_replaced(target: str | os.PathLike[str], reason: str, lost: Sequence[str]) -> InputError:
+    names = f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}"
+    return InputError(
+        f"{target} is not replaced, because {reason}, which would be lost ({names}); --outpath"
+        " names another folder."
+    )
 
 
 def _reason(error: BaseException) -> str:
