@@ -68,6 +68,25 @@ def _define_run(path: str, output: str) -> None:
         "auto = all devices and cores; thread:N = N cores; none = one core, step by step;"
         " gpu[:i,j] = these GPUs; results do not depend on it",
     )
+    f.DEFINE_float(
+        "memory",
+        0.0,
+        "GB that the run may use; 0 = 80 % of what is free. Batches get smaller, and coefficients"
+        " go to a file, until it fits",
+        lower_bound=0.0,
+    )
+    f.DEFINE_string(
+        "scratch",
+        None,
+        "folder for the file of coefficients if they do not fit into memory (default: that of the"
+        " run)",
+    )
+    f.DEFINE_enum(
+        "cache",
+        "float32",
+        ["float32", "bfloat16"],
+        "how coefficients are kept; bfloat16 takes half the room and has three digits",
+    )
     f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
     f.DEFINE_integer(
         "verbose",

@@ -16,10 +16,12 @@ import _resolve
 import jax
 import numpy as np
 
-from sptjax import console, io, reporting, symmetry, workdir
+from sptjax import console, io, planner, reporting, symmetry, workdir
 from sptjax._errors import InputError
 from sptjax.comparators import Matched
+from sptjax.copies import Pipelines
 from sptjax.outputs import OutputSettings
+from sptjax.particles import Sampling
 from sptjax.refinement import RefineSettings
 from sptjax.runner import Run, execute
 from sptjax.state import RefineState
@@ -145,7 +147,13 @@ def carry_out(
     sampling = _inputs.find_sampling(
         values["wedge"], values["premultiplied"], particles, console.say
     )
+    plan = _memory(values, particles, sampling, pipelines, refine, same_start=same_start)
+    alignment = dataclasses.replace(alignment, batch_bytes=plan.batch_bytes)
+    refine = dataclasses.replace(refine, alignment=alignment, read=max(plan.read // 2, 1))
     folder = run_folder(program, values, argv)
+    storage = plan.storage
+    if storage.folder is not None and not values["scratch"]:
+        storage = dataclasses.replace(storage, folder=folder)
     _warn_of_full_disk(values, folder, len(stack), stack.box)
     output = OutputSettings(
         folder=folder,
@@ -179,7 +187,9 @@ def carry_out(
         average_only=average_only,
         same_start=same_start,
         verbose=values["verbose"],
+        storage=storage,
     )
+    console.say(str(plan))
     if values["verbose"] >= reporting.DEBUG:
         jax.config.update("jax_log_compiles", True)
         console.say(f"settings: {refine}")
@@ -196,6 +206,35 @@ def carry_out(
         raise
     console.say(f"averages: {folder / values['output']}")
     return state
+
+
+def _memory(
+    values: Values,
+    particles: _inputs.Particles,
+    sampling: Sampling,
+    pipelines: Pipelines,
+    refine: RefineSettings,
+    *,
+    same_start: bool,
+) -> planner.Plan:
+    """How the run uses memory and, if need be, a file."""
+    stack, gigabyte = particles.stack, 1e9
+    if values["scratch"] and not pathlib.Path(values["scratch"]).is_dir():
+        raise InputError(f"--scratch={values['scratch']}: there is no such folder")
+    made = {p for p in (pipelines.coarse, pipelines.fine, pipelines.full) if p is not None}
+    size = planner.Size(
+        particles=len(stack),
+        box=stack.box,
+        copies=tuple(p.output(stack.box, particles.apix)[0] for p in made),
+        classes=len(refine.symmetries),
+        halves=2 if refine.gold_standard else 1,
+        own_sampling=sampling.stack is not None,
+        split=same_start,
+        half=values["cache"] == "bfloat16",
+    )
+    limit = values["memory"] * gigabyte or planner.USED_SHARE * planner.available()
+    folder = pathlib.Path(values["scratch"] or pathlib.Path(values["path"]).parent)
+    return planner.make(size, limit=limit, folder=folder)
 
 
 def _warn_of_full_disk(values: Values, folder: pathlib.Path, count: int, box: int) -> None:

@@ -4,13 +4,19 @@ Long axes are processed in chunks of one static size, the last one padded by rep
 that a loop compiles once whatever its length.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def map_chunked(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
@@ -50,3 +56,50 @@ def padded_batches(indices: np.ndarray, size: int) -> Iterator[tuple[np.ndarray,
         part = indices[start : start + size]
         padding = np.repeat(part[-1:], size - len(part))
         yield np.concatenate([part, padding]), len(part)
+
+
+def read_ahead(read: Callable[[T], U], items: Iterable[T], depth: int = 1) -> Iterator[tuple[T, U]]:
+    """Items with what is read for them, the next ``depth`` read while one is worked on.
+
+    Reading happens in one other thread, in order.
+
+    Args:
+        read: of one item; what it raises is raised here.
+        items: what to read for.
+        depth: items in memory beyond the one in use.
+
+    Yields:
+        (item, what was read).
+    """
+    todo = iter(items)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = collections.deque(
+            (item, pool.submit(read, item)) for item in itertools.islice(todo, depth + 1)
+        )
+        while waiting:
+            item, future = waiting.popleft()
+            result = future.result()
+            yield item, result
+            del result
+            waiting.extend((more, pool.submit(read, more)) for more in itertools.islice(todo, 1))
+
+
+def begin_ahead(
+    begin: Callable[[int, T], U], items: Iterable[T], depth: int
+) -> Iterator[tuple[T, U]]:
+    """Items with what was begun for them, ``depth`` items before it is handed out.
+
+    JAX computes in the background: while one result is taken to the host, the next are under
+    way, one on each of ``depth`` devices.
+
+    Args:
+        begin: of the number of an item and the item; does not wait for its result.
+        items: what to begin.
+        depth: how many are under way.
+    """
+    waiting: collections.deque[tuple[T, U]] = collections.deque()
+    for number, item in enumerate(items):
+        if len(waiting) == depth:
+            yield waiting.popleft()
+        waiting.append((item, begin(number, item)))
+    yield from waiting

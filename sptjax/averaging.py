@@ -18,7 +18,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from . import average, fourier, processors, resample
-from ._chunk import padded_batches
+from ._chunk import padded_batches, read_ahead
 from ._types import Pose, Volume, Volumes
 from .averagers import Averager, Mean, MeanTomo
 from .particles import Sampling, Stack
@@ -181,53 +181,60 @@ def average_classes(
     averager = settings.averager
     by_sums = averager.by_known_sampling or (isinstance(averager, Mean) and not averager.ignore0)
     batches = list(padded_batches(np.arange(len(assigned.indices)), batch))
-    batches = progress(batches, "averaging")
+    read = lambda item: _read(stack, sampling, assigned, item[0])  # noqa: E731
+    batches = read_ahead(read, progress(batches, "averaging"))
     if by_sums:
-        sums = _fourier_sums(stack, sampling, assigned, len(symmetries), settings, apix, batches)
+        sums = _fourier_sums(
+            stack.box, sampling, assigned, len(symmetries), settings, apix, batches
+        )
         if not settings.break_symmetry:
             sums = _symmetrised_sums(sums, symmetries)
         return FourierAverages(sums)
-    maps = _real_maps(stack, sampling, assigned, len(symmetries), settings, apix, batches)
+    maps = _real_maps(stack.box, sampling, assigned, len(symmetries), settings, apix, batches)
     if not settings.break_symmetry:
         maps = jnp.stack([_symmetrised_maps(m, s) for m, s in zip(maps, symmetries)])
     return RealAverages(maps)
 
 
-def _fourier_sums(stack, sampling, assigned, n_classes, settings, apix, batches):
-    sums = average.empty(stack.box, 2 * n_classes)
-    for rows, real in batches:
-        volumes, grids, pose = _read(stack, sampling, assigned, rows)
+def _fourier_sums(box, sampling, assigned, n_classes, settings, apix, batches):
+    sums = average.empty(box, 2 * n_classes)
+    for (rows, real), (read, seen) in batches:
+        volumes, grids, pose = _posed(read, seen, sampling, assigned, rows)
         half = assigned.indices[rows] % 2
         group = np.where(np.arange(len(rows)) < real, 2 * assigned.classes[rows] + half, -1)
         if settings.before:
             volumes = aligned_volumes(volumes, pose, settings.before, apix)
             grids = _turned(grids, pose.rotation)
             pose = Pose(jnp.broadcast_to(jnp.eye(3), pose.rotation.shape), 0 * pose.shift)
-        seen = grids if settings.averager.by_known_sampling else None
+        known = grids if settings.averager.by_known_sampling else None
         weight = jnp.asarray(assigned.weight[rows])
-        sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, seen)
+        sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, known)
     return sums
 
 
-def _real_maps(stack, sampling, assigned, n_classes, settings, apix, batches):
+def _real_maps(box, sampling, assigned, n_classes, settings, apix, batches):
     averager = settings.averager
-    state = averager.start(stack.box, 3 * n_classes)
-    for rows, real in batches:
-        volumes, _, pose = _read(stack, sampling, assigned, rows)
+    state = averager.start(box, 3 * n_classes)
+    for (rows, real), (read, seen) in batches:
+        volumes, _, pose = _posed(read, seen, sampling, assigned, rows)
         volumes = aligned_volumes(volumes, pose, settings.before, apix)
         first, half = 3 * assigned.classes[rows], assigned.indices[rows] % 2
         here = np.arange(len(rows)) < real
         weight = jnp.asarray(assigned.weight[rows])
         for group in (first + half, first + 2):
             state = averager.add(state, volumes, jnp.asarray(np.where(here, group, -1)), weight)
-    return averager.finish(state).reshape(n_classes, 3, *(stack.box,) * 3)
+    return averager.finish(state).reshape(n_classes, 3, *(box,) * 3)
 
 
 def _read(stack, sampling, assigned, rows):
-    """Particles times their sampling, the sampling, and the poses of a batch."""
+    """Particles and their sampling, as they are."""
     indices = assigned.indices[rows]
-    grids = jnp.asarray(sampling.grids(indices))
-    volumes = jnp.asarray(stack.read(indices))
+    return stack.read(indices), sampling.grids(indices)
+
+
+def _posed(volumes, grids, sampling, assigned, rows):
+    """Particles times their sampling, the sampling, and the poses of a batch."""
+    grids, volumes = jnp.asarray(grids), jnp.asarray(volumes)
     if not sampling.premultiplied:
         volumes = average.apply_sampling(volumes, grids)
     pose = Pose(jnp.asarray(assigned.rotation[rows]), jnp.asarray(assigned.shift[rows]))

@@ -27,7 +27,7 @@ from jaxtyping import Array, Complex, Float
 from scipy.cluster.vq import kmeans2
 
 from . import average, fourier
-from ._chunk import padded_batches
+from ._chunk import padded_batches, read_ahead
 from ._types import Pose
 from .particles import Sampling, Stack
 
@@ -101,9 +101,13 @@ def align_band(
     weight = np.empty(data.shape, np.float32)
     points = jnp.asarray(vectors, jnp.float32)
     rows = np.arange(len(indices))
-    for here, real in progress(list(padded_batches(rows, batch)), "aligned coefficients"):
-        volumes = jnp.asarray(stack.read(indices[here]))
-        grids = jnp.asarray(sampling.grids(indices[here]))
+    read = lambda item: (  # noqa: E731
+        stack.read(indices[item[0]]),
+        sampling.grids(indices[item[0]]),
+    )
+    batches = progress(list(padded_batches(rows, batch)), "aligned coefficients")
+    for (here, real), (volumes, grids) in read_ahead(read, batches):
+        volumes, grids = jnp.asarray(volumes), jnp.asarray(grids)
         pose = Pose(jnp.asarray(rotation[here]), jnp.asarray(shift[here]))
         if not sampling.premultiplied:
             volumes = average.apply_sampling(volumes, grids)

@@ -12,6 +12,7 @@ import numpy as np
 
 from .particles import Particles, Sampling, Stack, load_particles
 from .preprocess import Pipeline, mean_power, prepare_stack, prepared_sampling
+from .rows import IN_MEMORY, Storage
 
 Progress = Callable[[Iterable, str], Iterable]
 _FOR_POWER = 200  # particles whose spectrum stands for all
@@ -57,6 +58,8 @@ def load_copies(
     apix: float,
     *,
     spectra: bool = False,
+    storage: Storage = IN_MEMORY,
+    batch: int = 32,
     progress: Progress = lambda items, _: items,
 ) -> Copies:
     """Read the stack once per copy.
@@ -67,13 +70,22 @@ def load_copies(
         pipelines: of every stage.
         apix: voxel size of the raw particles, angstrom.
         spectra: measure the mean radial power of every copy.
+        storage: where their coefficients are kept.
+        batch: raw volumes in memory at a time.
         progress: wraps iterations over batches.
     """
 
     def load(pipeline: Pipeline) -> Copy:
         prepared = prepare_stack(stack, pipeline, apix)
         seen = prepared_sampling(sampling, pipeline, stack.box)
-        particles = load_particles(prepared, seen, prepared.box // 2 - 2, progress=progress)
+        particles = load_particles(
+            prepared,
+            seen,
+            prepared.box // 2 - 2,
+            batch=batch,
+            storage=storage,
+            progress=progress,
+        )
         rows = particles.usable[:: max(1, len(particles.usable) // _FOR_POWER)]
         filtered = pipeline.lowpass is not None or pipeline.highpass is not None
         power = np.asarray(mean_power(prepared, rows)) if spectra or filtered else None

@@ -7,6 +7,8 @@
 lower band of frequencies is a prefix of it. Frequency zero is never part of a ball.
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -31,6 +33,7 @@ def half_ball(kmax: float, kmin: float = 1.0) -> np.ndarray:
     return k[np.argsort((k * k).sum(1), kind="stable")].astype(np.int32)
 
 
+@functools.lru_cache(maxsize=256)
 def half_ball_size(kmax: float) -> int:
     """Number of entries of ``half_ball(kmax)``: the length of that prefix of a larger ball."""
     return len(half_ball(kmax))

@@ -1,5 +1,7 @@
 """Particles as Fourier coefficients: read once, kept on the half ball for every round.
 
+They are kept in memory or, where that is too small, in a file (:mod:`sptjax.rows`).
+
 Reading also finds what is wrong with single particles (NaN, no contrast: excluded, the run
 goes on) and accumulates the mean power of the stack, from which the wedge and the noise are
 estimated. Raw voxels are read again only for averaging.
@@ -16,10 +18,11 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from . import fourier
-from ._chunk import padded_batches
+from ._chunk import padded_batches, read_ahead
 from ._types import Status
 from .comparators import Comparator, Matched
 from .noise import noise_power
+from .rows import IN_MEMORY, Rows, Storage
 from .score import Observations, observe
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -66,18 +69,36 @@ class Particles:
     """Coefficients of all particles on the half ball, scaled to unit mean power.
 
     ``coefficients`` complex64 ``[n, K]``, multiplied by the sampling; ``sampling`` float32
-    ``[1 or n, K]``; ``noise`` float32 ``[K]`` per unit of sampling; ``status`` per particle.
+    ``[1 or n, K]``, and its mean over the particles; ``noise`` float32 ``[K]`` per unit of
+    sampling; ``status`` per particle; ``gain`` float32 ``[K]`` of a filter.
     """
 
-    coefficients: np.ndarray
-    sampling: np.ndarray
+    coefficients: Rows
+    sampling: Rows
+    mean_sampling: np.ndarray
     noise: np.ndarray
     status: np.ndarray
     vectors: np.ndarray
     box: int
+    gain: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.coefficients)
+
+    def read(self, indices: np.ndarray, size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Filtered coefficients of some particles ``[b, size]``, and their sampling.
+
+        Args:
+            indices: which.
+            size: how many frequencies; all of them if None.
+
+        Returns:
+            complex64 ``[b, size]`` and float32 ``[1 or b, size]``.
+        """
+        one = len(self.sampling) == 1
+        sampling = self.sampling.read(np.zeros(1, int) if one else indices, size)
+        values = self.coefficients.read(indices, size)
+        return values if self.gain is None else values * self.gain[:size], sampling
 
     @property
     def usable(self) -> np.ndarray:
@@ -102,10 +123,10 @@ class Particles:
             apix: voxel size of the particles, angstrom, for a comparator's limits of resolution.
             band: first and last ``|k|`` that counts, Fourier pixels.
         """
-        sampling = self.sampling if len(self.sampling) == 1 else self.sampling[indices]
+        values, sampling = self.read(indices, size)
         return _observe(
-            jnp.asarray(self.coefficients[indices, :size]),
-            jnp.asarray(sampling[:, :size]),
+            jnp.asarray(values),
+            jnp.asarray(sampling),
             jnp.asarray(self.whitening(comparator, apix, band)[:size]),
             unit_norm=not isinstance(comparator, Matched),
         )
@@ -138,7 +159,7 @@ class Particles:
             share: part of the power that is noise, per shell.
         """
         shells = np.rint(np.linalg.norm(self.vectors, axis=1)).astype(int)
-        seen = self.sampling.mean(0) > 0
+        seen = self.mean_sampling > 0
         count = np.maximum(np.bincount(shells[seen], minlength=len(share)), 1)
         mean = np.bincount(shells[seen], self.noise[seen], minlength=len(share)) / count
         part = share[shells]
@@ -150,7 +171,7 @@ class Particles:
         self, comparator: Comparator, apix: float = 1.0, band: tuple[float, float] = WHOLE
     ) -> np.ndarray:
         """Mean squared observation weight on the half ball, ``[K]``; as :meth:`observations`."""
-        return self.sampling.mean(0) / self.whitening(comparator, apix, band)
+        return self.mean_sampling / self.whitening(comparator, apix, band)
 
 
 _observe = eqx.filter_jit(observe)
@@ -199,6 +220,7 @@ def load_particles(
     *,
     batch: int = 32,
     mirror_beam: bool = True,
+    storage: Storage = IN_MEMORY,
     progress: Progress = lambda items, _: items,
 ) -> Particles:
     """Read a stack and keep its coefficients up to ``kmax``.
@@ -209,35 +231,42 @@ def load_particles(
         kmax: last shell that any stage will use, Fourier pixels, below ``box / 2``.
         batch: volumes in memory at a time.
         mirror_beam: the sampling is symmetric in ``kz`` (see :func:`noise_power`).
+        storage: where the coefficients are kept.
         progress: wraps the iteration over batches.
     """
     vectors = fourier.half_ball(kmax)
     index = jnp.asarray(vectors)
-    n = len(stack)
-    coefficients = np.empty((n, len(vectors)), np.complex64)
-    status = np.empty(n, np.int32)
+    n, size = len(stack), len(vectors)
     shared = sampling.shared is not None
-    rows = np.empty((1 if shared else n, len(vectors)), np.float32)
-    if shared:
-        rows[0] = np.asarray(_grids_on_ball(jnp.asarray(sampling.shared)[None], index))[0]
-    total = np.zeros(len(vectors))
-    for indices, real in progress(list(padded_batches(np.arange(n), batch)), "reading"):
+    coefficients = storage.rows(n, size, np.complex64)
+    seen = storage.rows(1 if shared else n, size, np.float32)
+    weight = jnp.ones((1, size), jnp.float32)
+    if sampling.shared is not None:
+        weight = _grids_on_ball(jnp.asarray(sampling.shared)[None], index)
+        seen.write(np.zeros(1, int), np.asarray(weight))
+    status = np.empty(n, np.int32)
+    total, mean_seen = np.zeros(size), np.zeros(size)
+
+    def read(item: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray | None]:
+        return stack.read(item[0]), None if shared else sampling.grids(item[0])
+
+    batches = progress(list(padded_batches(np.arange(n), batch)), "reading")
+    for (indices, real), (volumes, grids) in read_ahead(read, batches):
         here = indices[:real]
-        volumes = stack.read(indices)
         found = check_volumes(volumes)
         status[here] = found[:real]
-        if not shared:
-            grids = jnp.asarray(sampling.grids(indices))
-            rows[here] = np.asarray(_grids_on_ball(grids, index))[:real]
         counted = ((found == Status.OK) & (np.arange(len(indices)) < real)).astype(np.float32)
-        weight = jnp.asarray(rows if shared else rows[indices])
+        if grids is not None:
+            weight = _grids_on_ball(jnp.asarray(grids), index)
+            rows = np.asarray(weight)
+            seen.write(here, rows[:real])
+            mean_seen += counted @ rows
         values, power = _ball(
             jnp.asarray(volumes), index, weight, jnp.asarray(counted), sampling.premultiplied
         )
-        coefficients[here] = np.asarray(values)[:real]
+        coefficients.write(here, np.asarray(values)[:real])
         total += np.asarray(power)
-    good = status == Status.OK
-    count = max(int(good.sum()), 1)
-    seen = rows[0] if shared else rows[good].mean(0) if good.any() else np.zeros(len(vectors))
-    noise = noise_power(total / count, seen, vectors, count, mirror_beam=mirror_beam)
-    return Particles(coefficients, rows, noise, status, vectors, stack.box)
+    count = max(int((status == Status.OK).sum()), 1)
+    mean = np.asarray(weight)[0] if shared else (mean_seen / count).astype(np.float32)
+    noise = noise_power(total / count, mean, vectors, count, mirror_beam=mirror_beam)
+    return Particles(coefficients, seen, mean, noise, status, vectors, stack.box)

@@ -44,6 +44,7 @@ class RefineSettings:
     seed: int = 0
     anneal: int = 0  # rounds in which classes are drawn at random, less and less
     class_mask: np.ndarray | None = None  # [n, n, n]: classes differ inside it alone
+    read: int = 16  # raw particles in memory at a time; results do not depend on it
 
 
 def refine_round(
@@ -216,9 +217,7 @@ def _filtered(view: View, gain: np.ndarray | None) -> View:
         jnp.asarray(view.references), jnp.asarray(own)
     )
     shell = np.rint(np.linalg.norm(view.particles.vectors, axis=1)).astype(int)
-    particles = dataclasses.replace(
-        view.particles, coefficients=view.particles.coefficients * own[shell]
-    )
+    particles = dataclasses.replace(view.particles, gain=own[shell])
     return View(particles, np.asarray(maps), view.scale)
 
 
@@ -234,7 +233,9 @@ def _split(
     best = np.argmax(found.score[usable], 1)
     kmax = classify.widest_band(len(usable), stack.box)
     pose = found.rotation[usable, best], found.shift[usable, best]
-    band = classify.align_band(stack, sampling, usable, *pose, kmax, progress=progress)
+    band = classify.align_band(
+        stack, sampling, usable, *pose, kmax, batch=settings.read, progress=progress
+    )
     if settings.class_mask is not None:
         band = pca.confined(band, pca.MaskedSpace(jnp.asarray(settings.class_mask), kmax))
     return classify.split(band, found.score.shape[1], key=jax.random.key(settings.seed))
@@ -284,6 +285,7 @@ def _average(
         settings.symmetries,
         settings.averaging,
         settings.apix,
+        batch=settings.read,
         progress=progress,
     )
     if settings.autocentre is not None:

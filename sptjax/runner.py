@@ -24,6 +24,7 @@ from .particles import Particles, Sampling, Stack
 from .products import Extras
 from .references import views
 from .refinement import RefineSettings, average_round, refine_round
+from .rows import IN_MEMORY, Storage
 from .state import RefineState, converged, initial_state
 from .transfer import apply_transfer
 
@@ -48,6 +49,7 @@ class Run:
     extras: Extras = Extras()
     input_name: str = "particles"  # of the files of prepared particles
     average_only: bool = False  # average the seed classes and stop
+    storage: Storage = IN_MEMORY  # of the coefficients of the particles
     verbose: int = 0  # level of detail of what is said (see reporting.lines)
     same_start: bool = False  # the references tell no classes: copies, or averages at random
 
@@ -72,6 +74,8 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         run.pipelines,
         run.refine.apix,
         spectra=run.refine.references.match,
+        storage=run.storage,
+        batch=2 * run.refine.read,
         progress=progress,
     )
     for line in reporting.excluded(copies.coarse.particles, run.stack):

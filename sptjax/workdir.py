@@ -33,7 +33,7 @@ from .io._atomic import atomic_path
 
 # Options that a resumed run may change: where it runs, what it prints and keeps, how long it goes.
 FREE_ON_RESUME = frozenset(
-    "path resume iter parallel ppid verbose plots"
+    "path resume iter parallel memory scratch ppid verbose plots"
     " savesteps saveali saveallalign savepreproc".split()
 )
 

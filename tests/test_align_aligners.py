@@ -209,8 +209,8 @@ def test_resolution_limits_of_the_tree_are_limits_of_its_score(view):
         turn = jnp.asarray(found.rotation[i, 0])
         model = slice_reference(table, wave, turn, jnp.asarray(places(found)[i, 0]), BOX)
         want = ball_score(
-            Matched(), jnp.asarray(loaded.coefficients[i, inside] / noise), model,
-            jnp.asarray(loaded.sampling[0, inside] / noise), wave, BOX, APIX,
+            Matched(), jnp.asarray(loaded.read(np.array([i]))[0][0, inside] / noise), model,
+            jnp.asarray(loaded.mean_sampling[inside] / noise), wave, BOX, APIX,
         )  # fmt: skip
         assert found.score[i, 0] == pytest.approx(float(want), rel=1e-3)
 

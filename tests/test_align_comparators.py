@@ -37,7 +37,7 @@ def by_definition(view, comparator, found, i, c):
     place = -turn.T @ found.shift[i, c]
     model = jnp.asarray(oracle.model(MAPS[c], loaded.vectors, turn, place), jnp.complex64)
     noise = loaded.noise if isinstance(comparator, Matched) else np.ones_like(loaded.noise)
-    data, seen = loaded.coefficients[i] / noise, loaded.sampling[0] / noise
+    data, seen = loaded.read(np.array([i]))[0][0] / noise, loaded.mean_sampling / noise
     vectors = jnp.asarray(loaded.vectors)
     value = jax.jit(ball_score, static_argnums=(0, 5, 6))(
         comparator, jnp.asarray(data), model, jnp.asarray(seen), vectors, BOX, APIX

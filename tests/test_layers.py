@@ -11,7 +11,7 @@ PACKAGE = ROOT / "sptjax"
 
 # A module imports from lower floors only. Within 1, mathematics (a) and files (b) never meet.
 FLOORS = {
-    "0": "_errors _types _chunk options",
+    "0": "_errors _types _chunk options rows",
     "1a": "fourier rotation _helix symmetry orientations resample masks wedge _wedge_fit noise"
     " tilt_series",
     "1b": "io",
@@ -19,7 +19,7 @@ FLOORS = {
     " comparators _pipeline selection fidelity tables",
     "3": "align preprocess averaging extract",
     "4": "halves calibration classify bootstrap centring copies state pca stability",
-    "5": "references measure refinement generate",
+    "5": "references measure refinement generate planner",
     "6": "outputs products reporting runner console workdir plots msa",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -27,6 +27,7 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split(
 # Imports within a floor, all of them.
 SAME_FLOOR = {
     "options": {"_errors"},
+    "rows": {"_errors"},
     "symmetry": {"rotation", "_helix"},
     "orientations": {"symmetry", "_helix"},
     "resample": {"fourier"},

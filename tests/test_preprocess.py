@@ -353,8 +353,8 @@ def test_what_is_wrong_with_a_particle_shows_in_its_copy(noisy):
     particles = load_particles(stack, prepared_sampling(Sampling(grid), pipeline, BOX), 5)
     assert particles.status.tolist() == [Status.OK, Status.CONSTANT, Status.NONFINITE, Status.OK]
     assert particles.box == 12
-    assert np.array_equal(particles.coefficients[0], particles.coefficients[3])
-    assert np.isfinite(particles.coefficients).all()
+    assert np.array_equal(*particles.read(np.array([0, 3]))[0])
+    assert np.isfinite(particles.read(np.arange(len(particles)))[0]).all()
 
 
 # ------------------------------------------------------------------------- sampling

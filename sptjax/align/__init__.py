@@ -26,6 +26,7 @@ from ._search import prepare as prepare
 from ._search import reference_spectrum as reference_spectrum
 from ._search import refine_candidates as refine_candidates
 from ._search import stack_tables as stack_tables
+from ._settings import BATCH_BYTES as BATCH_BYTES
 from ._settings import AlignmentSettings as AlignmentSettings
 from ._settings import Found as Found
 from ._symmetry_align import align_many_to_symmetry as align_many_to_symmetry

@@ -4,12 +4,13 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .. import fourier
-from .._chunk import batch_size, padded_batches
+from .._chunk import batch_size, begin_ahead, padded_batches
 from .._types import Alignment
 from ..particles import Particles
 from ..symmetry import Symmetry, parse
@@ -21,7 +22,6 @@ from ._settings import AlignmentSettings, Found
 Progress = Callable[[Iterable, str], Iterable]
 Run = Callable[[np.ndarray, Alignment | None], Alignment]  # of one batch: indices, start poses
 Work = tuple[Run, SearchPlan]
-BUDGET_BYTES = 768 * 2**20  # working memory of one batch
 MOST_AT_ONCE = 64
 
 
@@ -55,7 +55,9 @@ def over_particles(
 ) -> Found:
     """One stage over all particles, a batch at a time: lists of poses ``[n, c, p]``.
 
-    References of one symmetry go together. Poses come and go in raw voxels.
+    References of one symmetry go together. Poses come and go in raw voxels. Batches go to the
+    local devices in turn; what is found does not depend on their number, because every batch is
+    computed by one of them.
 
     Args:
         view: particles and references.
@@ -77,17 +79,27 @@ def over_particles(
     for name, members in itertools.groupby(sorted(range(count), key=names.__getitem__),
                                            key=names.__getitem__):  # fmt: skip
         columns = np.array(list(members))
-        maps = jnp.asarray(np.asarray(view.references)[columns], jnp.float32)
-        group = Group(
-            view.particles, maps, searched[names.index(name)], settings, expected_score,
-            view.scale, aligner,
-        )  # fmt: skip
-        run, plan = work(group)
-        size = min(_batch(plan, len(columns)), 1 << max(len(indices) - 1, 0).bit_length())
+        runs, plan = _on_every_device(
+            view, columns, searched[names.index(name)], settings, work, expected_score, aligner
+        )
+        size = min(
+            _batch(plan, len(columns), settings.batch_bytes),
+            1 << max(len(indices) - 1, 0).bit_length(),
+        )
         batches = list(padded_batches(np.arange(len(indices)), size))
         words = title if len(columns) == count else f"{title} {name}"
-        for rows, real in progress(batches, words):
-            found = run(indices[rows], None if start is None else start.part(rows, columns))
+
+        def begin(
+            number: int, batch: tuple[np.ndarray, int], runs=runs, columns=columns
+        ) -> Alignment:
+            rows, device = batch[0], number % len(runs)
+            with jax.default_device(jax.local_devices()[device]):
+                return runs[device](
+                    indices[rows], None if start is None else start.part(rows, columns)
+                )
+
+        under_way = begin_ahead(begin, progress(batches, words), len(runs))
+        for (rows, real), found in under_way:
             arrays = [np.asarray(x)[:real] for x in (found.rotation, found.shift, found.score)]
             length = arrays[2].shape[2]
             if whole is None:
@@ -100,6 +112,29 @@ def over_particles(
     return whole.scaled(view.scale)
 
 
+def _on_every_device(
+    view: View,
+    columns: np.ndarray,
+    symmetry: Symmetry,
+    settings: AlignmentSettings,
+    work: Callable[[Group], Work],
+    expected_score: float,
+    aligner: Aligner | FineAligner | None,
+) -> tuple[list[Run], SearchPlan]:
+    """The function of a batch for each local device, with the references prepared there."""
+    runs, plan = [], None
+    for device in jax.local_devices():
+        with jax.default_device(device):
+            maps = jnp.asarray(np.asarray(view.references)[columns], jnp.float32)
+            group = Group(
+                view.particles, maps, symmetry, settings, expected_score, view.scale, aligner
+            )
+            run, plan = work(group)
+        runs.append(run)
+    assert plan is not None, "there is a device"
+    return runs, plan
+
+
 def at_scale(symmetry: Symmetry, scale: float) -> Symmetry:
     """A symmetry of raw voxels in voxels that are ``scale`` times as large."""
     helix = symmetry.helix
@@ -108,8 +143,8 @@ def at_scale(symmetry: Symmetry, scale: float) -> Symmetry:
     return parse(dataclasses.replace(helix, rise_vox=helix.rise_vox / scale).name)
 
 
-def _batch(plan: SearchPlan, references: int) -> int:
+def _batch(plan: SearchPlan, references: int, budget: int) -> int:
     shifts = len(plan.shifts())
     rows = shifts * fourier.half_ball_size(plan.coarse_k) * 20
     each = rows + shifts * plan.chunk * 4 + references * 4 * 3 * 20000
-    return batch_size(each, BUDGET_BYTES, MOST_AT_ONCE)
+    return batch_size(each, budget, MOST_AT_ONCE)

@@ -116,12 +116,12 @@ class Group:
         comparator = self.settings.comparator
         if isinstance(comparator, Matched):
             return found
-        sampling = self.particles.sampling
+        values, sampling = self.particles.read(indices)
         return comparator_scores(
             comparator,
             self._final_tables,
-            jnp.asarray(self.particles.coefficients[indices]),
-            jnp.asarray(sampling if len(sampling) == 1 else sampling[indices]),
+            jnp.asarray(values),
+            jnp.asarray(sampling),
             self.vectors,
             found,
             box=self.box,

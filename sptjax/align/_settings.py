@@ -10,6 +10,8 @@ from .._types import Alignment
 from ..comparators import Comparator, Matched
 from ._aligners import Aligner, FineAligner, RotateTranslate3DTree, is_local
 
+BATCH_BYTES = 768 * 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class AlignmentSettings:
@@ -29,6 +31,7 @@ class AlignmentSettings:
     tweak: bool = False  # a last refinement at full sampling
     save_peaks: bool = False  # keep the list of coarse poses
     apix: float = 1.0  # angstrom per raw voxel, for limits of resolution
+    batch_bytes: int = BATCH_BYTES  # working memory of a batch; results do not depend on it
 
     def __post_init__(self):
         if self.fine is not None and not is_local(self.fine):

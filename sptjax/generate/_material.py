@@ -70,6 +70,7 @@ class Material:
     radius_vox: float  # of the particle, voxels of the copies
     filled: float  # share of the copy's box that is inside the mask
     scale: float  # raw voxels per voxel of the copies
+    pipeline: Pipeline  # that the copies went through, with the mask
 
     def __len__(self) -> int:
         return len(self.particles)
@@ -111,28 +112,79 @@ class Material:
             batch: particles at a time.
             progress: wraps the iteration over batches.
         """
-        data = np.zeros((count, len(self.vectors)), np.complex64)
-        precision = np.zeros(data.shape, np.float32)
-        vectors = jnp.asarray(self.vectors, jnp.float32)
-        batches = list(padded_batches(np.arange(len(rows)), min(batch, max(len(rows), 1))))
-        for here, real in progress(batches, "averaging"):
-            own, seen = self._precise(rows[here])
-            pose = Pose(jnp.asarray(rotation[here]), jnp.asarray(shift[here] / self.scale))
-            x, q = _posed(jnp.asarray(own), jnp.asarray(seen), pose, vectors, self.particles.box)
-            np.add.at(data, group[here[:real]], np.asarray(x)[:real])
-            np.add.at(precision, group[here[:real]], np.asarray(q)[:real])
-        return self._weighted(data, np.maximum(precision, 0))
+        sums = Sums.empty(self, count)
+        return sums.add(self, rows, rotation, shift, group, batch=batch, progress=progress).objects(
+            self
+        )
+
+    def of_map(self, volume: np.ndarray) -> Objects:
+        """A map as an object that is known without noise.
+
+        Args:
+            volume: ``[n, n, n]``, raw sampling, solvent at zero.
+        """
+        copy = self.pipeline(jnp.asarray(volume, jnp.float32)[None], self.apix)
+        data = fourier.ball_coefficients(copy, jnp.asarray(self.vectors))
+        root = np.sqrt(self.signal)
+        return Objects((np.asarray(data) / root).astype(np.complex64), 1 / self.signal[None])
 
     def _precise(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``X`` of some particles ``[b, K]``, and ``Q`` in one row or one for each."""
-        p = self.particles
-        seen = p.sampling if len(p.sampling) == 1 else p.sampling[rows]
-        return (p.coefficients[rows] / p.noise).astype(np.complex64), seen / p.noise
+        values, seen = self.particles.read(rows)
+        noise = self.particles.noise
+        return (values / noise).astype(np.complex64), seen / noise
 
     def _weighted(self, data: np.ndarray, precision: np.ndarray) -> Objects:
         damped = 1 / (1 + self.signal * precision)
         scaled = data * (np.sqrt(self.signal) * damped)
         return Objects(scaled.astype(np.complex64), (precision * damped).astype(np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """``X`` and ``Q`` of averages, on the half ball."""
+
+    data: np.ndarray  # complex64 [c, K]
+    precision: np.ndarray  # [c, K]
+
+    @classmethod
+    def empty(cls, material: Material, count: int) -> "Sums":
+        """Of ``count`` averages that hold nothing."""
+        shape = (count, len(material.vectors))
+        return cls(np.zeros(shape, np.complex64), np.zeros(shape, np.float32))
+
+    def forget(self, rate: float) -> "Sums":
+        """Everything so far counts less by a part ``rate``."""
+        return Sums((1 - rate) * self.data, (1 - rate) * self.precision)
+
+    def add(
+        self,
+        material: Material,
+        rows: np.ndarray,
+        rotation: np.ndarray,
+        shift: np.ndarray,
+        group: np.ndarray,
+        *,
+        batch: int = 16,
+        progress: Progress = lambda items, _: items,
+    ) -> "Sums":
+        """With more particles; arguments as :meth:`Material.averages`."""
+        data, precision = self.data.copy(), self.precision.copy()
+        vectors = jnp.asarray(material.vectors, jnp.float32)
+        batches = list(padded_batches(np.arange(len(rows)), min(batch, max(len(rows), 1))))
+        for here, real in progress(batches, "averaging"):
+            own, seen = material._precise(rows[here])
+            pose = Pose(jnp.asarray(rotation[here]), jnp.asarray(shift[here] / material.scale))
+            x, q = _posed(
+                jnp.asarray(own), jnp.asarray(seen), pose, vectors, material.particles.box
+            )
+            np.add.at(data, group[here[:real]], np.asarray(x)[:real])
+            np.add.at(precision, group[here[:real]], np.asarray(q)[:real])
+        return Sums(data, precision)
+
+    def objects(self, material: Material) -> Objects:
+        """As they are compared."""
+        return material._weighted(self.data, np.maximum(self.precision, 0))
 
 
 @eqx.filter_jit
@@ -223,6 +275,7 @@ def prepare(
         min(radius, float(stack.box // 2)) / scale,
         float(np.mean(np.asarray(mask) ** 2)) * (stack.box / edge) ** 3,
         scale,
+        own,
     )  # fmt: skip
 
 
@@ -252,7 +305,7 @@ def measured_radius(stack: Stack, rows: np.ndarray) -> float:
 def _shell_means(particles: Particles) -> np.ndarray:
     """Mean noise power of every shell, as far as it was sampled."""
     shell = np.rint(np.linalg.norm(particles.vectors, axis=1)).astype(int)
-    seen = particles.sampling.mean(0) > 0
+    seen = particles.mean_sampling > 0
     size = particles.box // 2 + 1
     count = np.bincount(shell[seen], minlength=size)
     return np.bincount(shell[seen], particles.noise[seen], minlength=size) / np.maximum(count, 1)
