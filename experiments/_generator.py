@@ -1,5 +1,6 @@
 """What ``binarytree``, ``hac`` and ``symsearch3d`` share: flags, start, files of poses."""
 
+import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sptjax import console, generate, io, resample
+from sptjax import console, generate, io, plots, resample, tables
 from sptjax._errors import InputError
 from sptjax._types import Pose, Volume
 from sptjax.symmetry import Symmetry, copies
@@ -65,6 +66,7 @@ def define(path: str) -> None:
         f.DEFINE_string(name, "", f"{words}, of the copies that are aligned")
     f.DEFINE_integer("shrink", 0, "shrink the copies by this factor", lower_bound=0)
     f.DEFINE_integer("clip", 0, "cut the copies to this box, voxels; 0 = not", lower_bound=0)
+    f.DEFINE_bool("plots", True, "draw the results (PNG)")
     f.DEFINE_string("averager", "mean.tomo", "averager of the raw particles")
     f.DEFINE_string("inixforms", None, "table of poses known beforehand, composed into the result")
     f.DEFINE_string("autocenter", "", "centre the averages: xform.centerofmass, xform.centeracf")
@@ -119,9 +121,24 @@ def write_poses(
     io.write_json(path, table)
 
 
-def write_map(path: pathlib.Path, one: generate.Generated, kitchen: _generate.Kitchen) -> None:
-    """A reference with its particles in the header."""
-    io.write_hdf(path, [one.map], kitchen.particles.apix, [_generate.header(one, kitchen)])
+def write_map(
+    path: pathlib.Path, one: generate.Generated, kitchen: _generate.Kitchen, *, plot: bool
+) -> None:
+    """A reference with its particles in the header; their poses and its slices beside it."""
+    apix = kitchen.particles.apix
+    io.write_hdf(path, [one.map], apix, [_generate.header(one, kitchen)])
+    write_star(path.with_suffix(".star"), one, kitchen)
+    if plot:
+        figure = plots.central_slices(one.map[None], apix, [f"{len(one.indices)} particles"])
+        plots.save(figure, path.with_suffix(".png"))
+
+
+def write_star(path: pathlib.Path, one: generate.Generated, kitchen: _generate.Kitchen) -> None:
+    """The poses of a reference's particles for RELION."""
+    table = _inputs.describe(kitchen.particles, None).select(one.indices)
+    score = np.nan_to_num(np.asarray(one.score, np.float64), posinf=0.0, neginf=0.0)
+    pose = {"rotation": np.asarray(one.rotation, np.float64), "shift": np.asarray(one.shift)}
+    tables.write(path, dataclasses.replace(table, **pose, score=score), "relion4")
 
 
 def write_aligned(

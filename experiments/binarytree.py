@@ -3,8 +3,9 @@
 python experiments/binarytree.py --input=particles.hdf
 python experiments/binarytree.py --input=particles.hdf --nseedlimit=64 --sym=c4 --savesteps
 
-Results go to a new folder spt_bt_NN: final_avg.hdf, the poses of its particles (bt_poses.json),
-and with --savesteps the nodes of every level (seedtree_<level>.hdf; level 0 are the particles).
+Results go to a new folder spt_bt_NN: final_avg.hdf and its slices (final_avg.png), the poses of
+its particles (bt_poses.json), and with --savesteps the nodes of every level (seedtree_<level>.hdf;
+level 0 are the particles).
 With --iterstop, final_avg.hdf is the first node of that level and final_nodes.hdf holds all.
 """
 
@@ -75,7 +76,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> generate.Generated
         if last.count == 1:
             turn, shift = result.rotation, result.shift
         _generator.write_poses(path, rows, turn, shift, score)
-        _generator.write_map(folder / "final_avg.hdf", result, kitchen)
+        _generator.write_map(folder / "final_avg.hdf", result, kitchen, plot=values["plots"])
         return result
 
     result = _generator.guarded(folder, work)

@@ -39,7 +39,6 @@ flags.DEFINE_integer("iterstop", 0, "stop after so many rounds; 0 = when nothing
 flags.DEFINE_integer("exclusive_class_min", 0, "write mutually exclusive averages of at least so"
                      " many particles, from the largest on; 0 = not", lower_bound=0)  # fmt: skip
 flags.DEFINE_bool("saveali", False, "write the aligned particles of the largest average")
-flags.DEFINE_bool("plots", True, "draw the dendrogram and the score matrices (PNG)")
 flags.DEFINE_bool("force", False, "classify more than 2,000 particles all the same")
 flags.DEFINE_bool("breaksym", False, "put the map on the axes of --sym but do not symmetrise it")
 
@@ -105,7 +104,7 @@ def _all(
         _write_rounds(done, here, kitchen, plot=values["plots"])
         _write_classes(values, done, here, kitchen)
         result = _generate.on_axes(material, generate.hac_reference(done), own, kitchen)
-        _generator.write_map(here / "final_avg.hdf", result, kitchen)
+        _generator.write_map(here / "final_avg.hdf", result, kitchen, plot=values["plots"])
         if values["saveali"]:
             _generator.write_aligned(here / "final_ali_stack.hdf", result, kitchen)
         console.say(f"{here / 'final_avg.hdf'}: {result.note}")

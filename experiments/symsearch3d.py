@@ -5,7 +5,8 @@ python experiments/symsearch3d.py --input=particles.hdf --sym=d7 --average --kee
 
 Results go to a new folder symsearch_NN: the moved particles (aliptcls.hdf), their poses and
 scores (symxform.json). With --average the particles are also brought into one frame among those
-that the symmetry allows, and averaged (final_avg.hdf, final_xform.json).
+that the symmetry allows, and averaged (final_avg.hdf, its slices in final_avg.png,
+final_xform.json); with --ref, into the frame of that map.
 """
 
 import sys
@@ -26,6 +27,8 @@ from sptjax._types import Pose
 from sptjax.comparators import COMPARATORS, Comparator, compare
 from sptjax.selection import Selection
 
+LEAST_ALIKE = 0.7  # correlation of --ref with its mean over the symmetry
+
 _generator.define("symsearch")
 flags.DEFINE_integer("steps", 10, "starts that are refined, of every particle", lower_bound=1)
 flags.DEFINE_string(
@@ -36,6 +39,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("symmetrize", False, "write the particles symmetrised")
 flags.DEFINE_bool("average", False, "bring the particles into one frame and average them")
+flags.DEFINE_string(
+    "ref",
+    None,
+    "map on the axes of --sym, with which particles are compared in place of their average; any"
+    " box and voxel size",
+)
 flags.DEFINE_integer("avgiter", 1, "rounds of averaging with --keep, at most", lower_bound=1)
 flags.DEFINE_float("keep", 1.0, "best-scoring fraction that is averaged")
 flags.DEFINE_bool("keepsig", False, "--keep in standard deviations below the mean score")
@@ -62,10 +71,13 @@ def run(
         raise InputError(f"--sym={values['sym']}: a symmetry other than c1 is needed")
     if not values["keepsig"] and not 0 < values["keep"] <= 1:
         raise InputError(f"--keep={values['keep']:g}: a fraction above 0 and up to 1 is needed")
-    for name in ("mirror", "keepsig", "savesteps", "breaksym"):
+    for name in ("mirror", "keepsig", "savesteps", "breaksym", "ref"):
         if values[name] and not values["average"]:
             raise InputError(f"--{name} does nothing without --average")
     comparator = options.bind(options.parse(values["cmp"]), COMPARATORS, "--cmp")
+    reference = None
+    if values["ref"]:
+        reference = _reference(values, particles, own)
     folder, kitchen = _generator.start("symsearch3d", values, argv, particles)
     settings = generate.SymmetrySettings(
         own,
@@ -86,17 +98,38 @@ def run(
         pose = (rows, found.rotation, found.shift, found.score)
         _generator.write_poses(folder / "symxform.json", *pose)
         one = generate.Generated(np.zeros(0), found.indices, *pose[1:])
+        _generator.write_star(folder / "symxform.star", one, kitchen)
         shown = own if values["symmetrize"] else None
         _generator.write_aligned(folder / "aliptcls.hdf", one, kitchen, shown)
         if not values["average"]:
             return found, None
-        together = generate.bring_together(material, found, settings, progress=kitchen.progress)
+        together = generate.bring_together(
+            material, found, settings, reference=reference, progress=kitchen.progress
+        )
         _write_average(values, folder, together, kitchen)
         return found, together
 
     found, together = _generator.guarded(folder, work)
     console.say(f"{folder / 'symxform.json'}: median score {np.median(found.score):.3f}")
     return found, together
+
+
+def _reference(
+    values: Mapping[str, Any], particles: _inputs.Particles, own: symmetry.Symmetry
+) -> np.ndarray:
+    """``--ref``, once it is sure that it has the symmetry."""
+    maps = _inputs.load_references(values["ref"], particles, values["apix"], console.say)
+    if len(maps) != 1:
+        raise InputError(f"--ref={values['ref']}: one map is needed, not {len(maps)}")
+    here = Pose(jnp.eye(3), jnp.zeros(3))
+    mean = np.asarray(_generator.symmetrised(jnp.asarray(maps[0]), here, own))
+    alike = np.corrcoef(mean.ravel(), maps[0].ravel())[0, 1]
+    if not alike > LEAST_ALIKE:
+        raise InputError(
+            f"--ref: {values['ref']} does not lie on the axes of {own.name}: its correlation with"
+            f" its mean over the symmetry is {alike:.2f}, {LEAST_ALIKE:g} is needed"
+        )
+    return maps[0]
 
 
 def _scored(
@@ -122,7 +155,7 @@ def _write_average(values, folder, together: generate.Together, kitchen: _genera
     _generator.write_poses(
         folder / "final_xform.json", rows[poses.indices], poses.rotation, poses.shift, poses.score
     )
-    _generator.write_map(folder / "final_avg.hdf", result, kitchen)
+    _generator.write_map(folder / "final_avg.hdf", result, kitchen, plot=values["plots"])
     if values["mirror"]:
         mirrored = np.roll(result.map[:, :, ::-1], 1, 2)  # x -> -x about the centre voxel
         io.write_hdf(folder / "final_avg_mirror.hdf", [mirrored], kitchen.particles.apix)

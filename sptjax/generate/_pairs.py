@@ -40,7 +40,7 @@ from ._material import Material, Objects, on_centred_grid, on_grid
 Progress = Callable[[Iterable, str], Iterable]
 FINAL_STEPS = 6
 ROW = 8  # objects that are aligned to one at a time
-LEAST_WEIGHT = 0.02  # of the largest, below which a frequency of the fixed object is not divided
+LEAST_WEIGHT = 0.02  # of the largest of its shell, below which the fixed object is not divided
 CLOSEST = 1 - 1e-6  # squared correlation
 
 
@@ -59,6 +59,7 @@ class _Fixed(eqx.Module):
 
     data: SliceTable  # a
     weight: SliceTable  # w_a, trilinear
+    least: Float[Array, " k"]  # by which |a|^2 is divided at least
 
 
 class _Band(eqx.Module):
@@ -222,7 +223,10 @@ def _table(data: Array, weight: Array, band: _Band, kmax: int) -> _Fixed:
     stacked = stack_tables(on_grid(data, band.vectors, box)[None], kmax, 1)
     grid = on_centred_grid(weight, band.vectors, box)[1:, 1:, 1:].reshape(-1)
     one = SliceTable(stacked.real[0], stacked.imag[0], stacked.half, stacked.pad, stacked.order)
-    return _Fixed(one, SliceTable(grid, grid, box // 2 - 1, 1.0, 1))
+    shell = jnp.rint(jnp.linalg.norm(band.vectors, axis=1)).astype(jnp.int32)
+    most = jax.ops.segment_max(weight, shell, kmax + 2)[shell]
+    least = jnp.maximum(LEAST_WEIGHT * most, TINY)
+    return _Fixed(one, SliceTable(grid, grid, box // 2 - 1, 1.0, 1), least)
 
 
 def _slices(fixed: _Fixed, rows: Float[Array, "3 k"], turn: Float[Array, "3 3"]):
@@ -230,7 +234,7 @@ def _slices(fixed: _Fixed, rows: Float[Array, "3 k"], turn: Float[Array, "3 3"])
     axes = rotated_axes(rows, turn)
     real, imag = sample_axes(fixed.data, axes)
     weight = jnp.maximum(sample_axes(fixed.weight, axes)[0], 0)
-    least = LEAST_WEIGHT * fixed.weight.real.max()
+    least = fixed.least[: rows.shape[1]]
     return real, imag, (real * real + imag * imag) / jnp.maximum(weight, least), weight
 
 

@@ -3,8 +3,8 @@
 EMAN2's ``e2symsearch3d.py`` puts each particle where it agrees best with its own symmetry copies.
 That leaves open what the symmetry cannot tell: the turns and shifts that map its axes onto
 themselves (of Cn any turn about z, any shift along it and a half turn across it; of Dn half a
-step about z). They are settled here by aligning every particle, symmetrised, to the running
-average over those moves alone.
+step about z). They are settled here by aligning every particle to the symmetric running average
+over those moves alone.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from ..orientations import OrientationSet
 from ..selection import Selection, select
 from ..symmetry import Symmetry, copies
 from ._maps import Generated, composed, raw_maps
-from ._material import Material, Objects, on_centred_grid, on_grid
+from ._material import Material, Objects, Sums, on_centred_grid, on_grid
 from ._pairs import PairSearch, align_pairs, band_of, pair_plan, plan_pairs
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -158,7 +158,7 @@ def bring_together(
     found: OnAxes,
     settings: SymmetrySettings,
     *,
-    reference: OnAxes | None = None,
+    reference: np.ndarray | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Together:
     """Settle what the symmetry leaves open, and average.
@@ -170,11 +170,14 @@ def bring_together(
         material: of the particles.
         found: particles on their axes.
         settings: of averaging and selection.
-        reference: the particles to start the average from, if not the best one.
+        reference: a map on the axes, raw sampling, solvent at zero, with which particles are
+            compared in place of their average.
         progress: wraps iterations over batches.
     """
     symmetry, count = settings.symmetry, len(found.indices)
-    objects = _symmetrised(material, found, symmetry, np.arange(count), count)
+    single = np.arange(count)
+    # the average is symmetric, so that particles need not be
+    objects = material.averages(found.indices, found.rotation, found.shift, single, count)
     search = _within_normaliser(material, objects, symmetry, settings.search_vox)
     turn, shift = np.array(found.rotation), np.array(found.shift)
     evidence = np.zeros(count)
@@ -188,33 +191,34 @@ def bring_together(
         )
         evidence[members] = moved.score
 
-    def average_of(members: np.ndarray) -> Objects:
-        own = OnAxes(found.indices[members], turn[members], shift[members], found.score[members])
-        return _symmetrised(material, own, symmetry, np.zeros(len(members), int), 1)
-
-    order = np.argsort(-found.score, kind="stable")
-    if reference is None:
-        target, done = average_of(order[:1]), 1
-    else:
-        target, done = (
-            _symmetrised(material, reference, symmetry, np.zeros(len(reference.indices), int), 1),
-            0,
+    def with_(members: np.ndarray, sums: Sums) -> Sums:
+        rows, turns, shifts = _copies_of(
+            found.indices[members], turn[members], shift[members], symmetry
         )
-    while done < count:
-        batch = order[done : done + max(done, 1)]
-        settle(batch, target, "common frame")
-        done += len(batch)
-        target = average_of(order[:done])
+        return sums.add(material, rows, turns, shifts, np.zeros(len(rows), int), progress=progress)
+
+    nothing = Sums.empty(material, 1)
+    if reference is None:
+        order = np.argsort(-found.score, kind="stable")
+        sums, done = with_(order[:1], nothing), 1
+        while done < count:
+            batch = order[done : 2 * done]
+            settle(batch, sums.objects(material), "common frame")
+            sums, done = with_(batch, sums), done + len(batch)
+        target = sums.objects(material)
+    else:
+        target = material.of_map(reference)
     used, kept = np.ones(count, bool), []
     for _ in range(settings.rounds):
-        if count > 1:
-            settle(np.arange(count), target, "against the average")
+        if count > 1 or reference is not None:
+            settle(single, target, "against the average" if reference is None else "reference")
         used, _ = select(np.zeros(count, int), evidence, settings.selection)
-        target = average_of(np.flatnonzero(used))
         repeats = bool(kept) and np.array_equal(kept[-1], found.indices[used])
         kept.append(found.indices[used])
-        if repeats:
+        if repeats or reference is not None:
             break
+        if len(kept) < settings.rounds:
+            target = with_(np.flatnonzero(used), nothing).objects(material)
     rows = found.indices[used]
     volume = raw_maps(
         material, rows, turn[used], shift[used], np.zeros(len(rows), int), 1,
@@ -283,8 +287,8 @@ def in_one_frame(
         for name in ("indices", "rotation", "shift")
     )
     if len(symmetry) > 1:
-        poses = OnAxes(rows, turn, shift, np.zeros(len(rows)))
-        objects = _symmetrised(material, poses, symmetry, group, len(given))
+        own, group = _copies_of(rows, turn, shift, symmetry), np.repeat(group, len(symmetry))
+        objects = material.averages(*own, group, len(given))
         search = _within_normaliser(material, objects, symmetry, search_vox)
     else:
         objects = material.averages(rows, turn, shift, group, len(given))
@@ -302,20 +306,14 @@ def in_one_frame(
     return moved
 
 
-def _symmetrised(
-    material: Material, poses: OnAxes, symmetry: Symmetry, group: np.ndarray, count: int
-) -> Objects:
-    """Averages of particles and all their symmetry copies, as objects."""
-    given = Pose(jnp.asarray(poses.rotation, jnp.float32), jnp.asarray(poses.shift, jnp.float32))
+def _copies_of(
+    rows: np.ndarray, rotation: np.ndarray, shift: np.ndarray, symmetry: Symmetry
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Particles as often as there are operators, with all equivalents of their poses."""
+    given = Pose(jnp.asarray(rotation, jnp.float32), jnp.asarray(shift, jnp.float32))
     all_of = copies(given, symmetry)
-    g = len(symmetry)
-    return material.averages(
-        np.repeat(poses.indices, g),
-        np.asarray(all_of.rotation).reshape(-1, 3, 3),
-        np.asarray(all_of.shift).reshape(-1, 3),
-        np.repeat(group, g),
-        count,
-    )
+    turns = np.asarray(all_of.rotation).reshape(-1, 3, 3)
+    return np.repeat(rows, len(symmetry)), turns, np.asarray(all_of.shift).reshape(-1, 3)
 
 
 def _within_normaliser(

@@ -35,7 +35,7 @@ from ..rotation import compose, multiply, random
 from ..selection import assign
 from ..symmetry import Symmetry, angle_deg_modulo, parse
 from ._maps import Generated, raw_maps
-from ._material import Material, _posed, on_grid
+from ._material import Material, Sums, on_grid
 from ._self_symmetry import in_one_frame
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -43,6 +43,7 @@ FIRST_BAND, WIDEST_BAND = 4, 7  # Fourier pixels, of the exhaustive search
 PHASE = 1.2  # radians at the edge of the particle over half a grid step
 CLOSE_DEG = 15.0  # rotations of two runs that count as equal
 FORGET = (0.5, 0.1)  # rates of the first and the last step
+AT_ONCE = 8  # particles that are added
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +138,14 @@ def _run(
     """One descent, and a last pass over all particles."""
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     count, size = settings.maps, min(settings.batch, len(rows))
-    sums = _Sums.empty(material, count)
+    sums = Sums.empty(material, count)
     order = rng.permutation(rows)
     start = np.array([order[i % len(order)] for i in range(count * size)])
     turn = np.asarray(random(jax.random.fold_in(key, 0), len(start)))
     shift = np.zeros((len(start), 3), np.float32)
-    sums = sums.forget(1.0).add(material, start, turn, shift, np.arange(len(start)) % count)
+    sums = sums.forget(1.0).add(
+        material, start, turn, shift, np.arange(len(start)) % count, batch=AT_ONCE
+    )
     plans = _plans(material, settings)
     turned = settings.symmetry.helix is None and len(settings.symmetry) == 1
     queue = np.zeros(0, int)
@@ -157,15 +160,17 @@ def _run(
         if len(queue) < size:
             queue = np.concatenate([queue, rng.permutation(rows)])
         batch, queue = queue[:size], queue[size:]
-        found = _aligned(material, sums.maps(material), plan, settings.symmetry, grid, batch, size)
+        found = _aligned(
+            material, _maps(sums, material), plan, settings.symmetry, grid, batch, size
+        )
         anneal = max(settings.steps * 2 // 3, 1)
         classes = assign(found[2], step, anneal, seed)
         at = np.arange(size), classes
         turn, shift = _equivalent(found[0][at], found[1][at], settings.symmetry, rng)
         rate = FORGET[0] * (FORGET[1] / FORGET[0]) ** done
-        sums = sums.forget(rate).add(material, batch, turn, shift, classes)
+        sums = sums.forget(rate).add(material, batch, turn, shift, classes, batch=AT_ONCE)
     grid = orientations.uniform(plans[-1].delta_deg, settings.symmetry)
-    maps = sums.maps(material)
+    maps = _maps(sums, material)
     found = _aligned(material, maps, plans[-1], settings.symmetry, grid, rows, size)
     classes = np.argmax(found[2], 1)
     return _generated(material, rows, found, classes, settings, seed)
@@ -222,42 +227,14 @@ def _equivalent(turn, shift, symmetry: Symmetry, rng):
     return np.asarray(found.rotation), np.asarray(found.shift)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sums:
-    """Data and precision of the maps, on the half ball."""
-
-    data: np.ndarray  # complex [c, K]
-    precision: np.ndarray  # [c, K]
-
-    @classmethod
-    def empty(cls, material: Material, count: int) -> "_Sums":
-        shape = (count, len(material.vectors))
-        return cls(np.zeros(shape, np.complex64), np.zeros(shape, np.float32))
-
-    def forget(self, rate: float) -> "_Sums":
-        return _Sums((1 - rate) * self.data, (1 - rate) * self.precision)
-
-    def add(self, material: Material, rows, turn, shift, classes) -> "_Sums":
-        data, precision = self.data.copy(), self.precision.copy()
-        vectors = jnp.asarray(material.vectors, jnp.float32)
-        for here, real in padded_batches(np.arange(len(rows)), 8):
-            own, seen = material._precise(rows[here])
-            pose = Pose(jnp.asarray(turn[here]), jnp.asarray(shift[here] / material.scale))
-            x, q = _posed(
-                jnp.asarray(own), jnp.asarray(seen), pose, vectors, material.particles.box
-            )
-            np.add.at(data, classes[here[:real]], np.asarray(x)[:real])
-            np.add.at(precision, classes[here[:real]], np.asarray(q)[:real])
-        return _Sums(data, precision)
-
-    def maps(self, material: Material):
-        """Wiener estimates ``[c, n, n, n]`` in the box of the copies, in a soft sphere."""
-        box = material.particles.box
-        seen = np.maximum(self.precision, 0)
-        values = self.data * (material.signal / (1 + material.signal * seen))
-        ball = masks.sphere(box, min(material.radius_vox + 1, box / 2 - 4), 3.0)
-        vectors = jnp.asarray(material.vectors, jnp.float32)
-        return _volumes(jnp.asarray(values.astype(np.complex64)), vectors, ball)
+def _maps(sums: Sums, material: Material):
+    """Wiener estimates ``[c, n, n, n]`` in the box of the copies, in a soft sphere."""
+    box = material.particles.box
+    seen = np.maximum(sums.precision, 0)
+    values = sums.data * (material.signal / (1 + material.signal * seen))
+    ball = masks.sphere(box, min(material.radius_vox + 1, box / 2 - 4), 3.0)
+    vectors = jnp.asarray(material.vectors, jnp.float32)
+    return _volumes(jnp.asarray(values.astype(np.complex64)), vectors, ball)
 
 
 @eqx.filter_jit
