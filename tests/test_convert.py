@@ -167,3 +167,18 @@ def test_command_line(bench, tmp_path):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr == "convert.py: two files are needed: convert.py [options] IN OUT\n"
+
+
+@pytest.mark.slow
+def test_generators_write_star_beside_their_map(bench, tmp_path):
+    options = (
+        f"--input={bench.folder / 'particles.hdf'}",
+        "--wedge=none",
+        "--noplots",
+    )
+    poses = f"--inixforms={bench.folder / 'poses.json'}"
+    script_runs.call("binarytree", *options, poses, f"--path={tmp_path / 'bt'}")
+    table = tables.read(tmp_path / "bt_01" / "final_avg.star")
+    written, _ = io.read_alignments(tmp_path / "bt_01" / "bt_poses.json")
+    np.testing.assert_allclose(table.matrices(), written, atol=1e-5)
+    assert table.image_index.tolist() == list(range(option_runs.COUNT))

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 import tracemalloc
 
 import mrcfile
@@ -390,3 +392,37 @@ def test_script_takes_a_list_of_files_and_names_of_files(script):
     ):
         with pytest.raises(InputError, match=text):
             script(**more)
+
+
+@pytest.mark.slow
+def test_from_a_dynamo_table_and_tomograms_to_the_average(tmp_path, rng):
+    """Eight phantoms in four tomograms: extracted at a Dynamo table, averaged at its poses."""
+    turns = Rotation.random(8, rng=rng).as_matrix()
+    shifts = rng.uniform(-2, 2, (8, 3))
+    places = np.array([[18, 20, 17], [43, 38, 37]] * 4) + rng.uniform(-0.5, 0.5, (8, 3))
+    centres = places - np.einsum("nji,nj->ni", turns, shifts)
+    for i in range(4):
+        rows = slice(2 * i, 2 * i + 2)
+        volume = table_images.tomogram(turns[rows].transpose(0, 2, 1), centres[rows])
+        noisy = volume + 0.02 * noise(rng)
+        io.write_mrc(tmp_path / f"tomo{i}_rec.mrc", noisy, APIX)
+    found = dataclasses.replace(
+        table(places),
+        rotation=turns,
+        shift=shifts,
+        tomogram=tables.names([f"tomo{i // 2}" for i in range(8)]),
+    )
+    tables.write(tmp_path / "picks.tbl", found)
+    words = [f"--table={tmp_path / 'picks.tbl'}", f"--tomograms={tmp_path / '*.mrc'}", "--box=24"]
+    words += [f"--output={tmp_path / 'particles.hdf'}", "--normalise=none"]
+    script = str(script_runs.EXPERIMENTS / "extract.py")
+    done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    options = done.stdout.rsplit("go on with ", 1)[1].split()
+    reference = table_images.density(table_images.grid((24, 24, 24)) - 12)
+    io.write_hdf(tmp_path / "ref.hdf", reference.astype(np.float32), APIX)
+    more = (f"--ref={tmp_path / 'ref.hdf'}", "--align=None", "--wedge=none", "--noplots")
+    script_runs.call("classaverage", *options, *more, f"--path={tmp_path / 'run'}")
+    average, _ = io.read_hdf(tmp_path / "run_01" / "final_avg.hdf")
+    near = reference > 0.05
+    assert np.corrcoef(average[near], reference[near])[0, 1] > 0.99
