@@ -426,3 +426,9 @@ def test_from_a_dynamo_table_and_tomograms_to_the_average(tmp_path, rng):
     average, _ = io.read_hdf(tmp_path / "run_01" / "final_avg.hdf")
     near = reference > 0.05
     assert np.corrcoef(average[near], reference[near])[0, 1] > 0.99
+    star = tables.read(tmp_path / "run_01" / "particles_0.star")
+    assert [name.rsplit("/", 1)[1] for name in star.tomogram[:3]] == ["tomo0_rec.mrc"] * 2 + [
+        "tomo1_rec.mrc"
+    ]
+    middle = star.coordinate - np.einsum("nji,nj->ni", star.rotation, star.shift)
+    np.testing.assert_allclose(middle, centres, atol=1e-3)

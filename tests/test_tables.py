@@ -259,6 +259,21 @@ def test_names_that_look_like_numbers_stay_names(tmp_path):
     np.testing.assert_array_equal(table.coordinate, [[1, 2, 3], [4, 5, 6]])
 
 
+def test_awkward_names_survive(tmp_path, rng):
+    files = ["a b.mrc", "a#1.mrc", "b #2/c.mrc", "ü.mrc", "'x'.mrc"]
+    table = dataclasses.replace(a_table(rng, 10).select(range(5)), image=tables.names(files))
+    for name in ("relion4", "eman", "eman-parms", "lst", "pytom", "csv"):
+        path = tmp_path / f"{name}{SUFFIX[name]}"
+        tables.write(path, table, name)
+        found = tables.read(path).image.tolist()
+        if SUFFIX[name] == ".star":  # starfile reads ' as "
+            assert found[:4] == files[:4]
+        else:
+            assert found == files, name
+    with pytest.raises(InputError, match="cannot stand in a STAR file"):
+        tables.write(tmp_path / "t.star", dataclasses.replace(table, image=tables.names(['"'] * 5)))
+
+
 def test_the_best_of_several_entries_of_a_particle(tmp_path):
     planted = table_images.PROGRAMS["stopgap"](tmp_path)
     text = planted.path.read_text().rstrip().splitlines()

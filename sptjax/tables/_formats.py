@@ -6,6 +6,8 @@ import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from sptjax import io
 from sptjax._errors import InputError
 
@@ -42,6 +44,7 @@ class Format:
     holds: frozenset[str]
     families: tuple[str, ...]  # whose further columns it keeps
     boxes: bool = False  # whether it holds orientations of boxes
+    unit: bool = True  # whether it says what coordinates count, or counts voxels of the particles
 
 
 def _relion_format(version: str) -> Format:
@@ -52,6 +55,7 @@ def _relion_format(version: str) -> Format:
         _EVERYTHING,
         (_relion.FAMILY,),
         boxes=version in ("4", "5"),
+        unit=version != "3.0",
     )
 
 
@@ -68,7 +72,9 @@ FORMATS: dict[str, Format] = {
     "eman-parms": Format(
         "EMAN2 particle_parms JSON", ".json", _eman.write_parms, _EVERYTHING, _EMAN
     ),
-    "lst": Format("EMAN2 list", ".lst", _lst.write, _EVERYTHING - {"apix"}, (_lst.FAMILY,)),
+    "lst": Format(
+        "EMAN2 list", ".lst", _lst.write, _EVERYTHING - {"apix"}, (_lst.FAMILY,), unit=False
+    ),
     "pytom": Format("PyTom", ".xml", _pytom.write, _MOTIVE | {"image"}, (_pytom.FAMILY,)),
     "csv": Format("CSV", ".csv", _csv.write, _EVERYTHING, (_csv.FAMILY,)),
 }
@@ -195,6 +201,9 @@ def write(path: str | os.PathLike[str], table: ParticleTable, name: str | None =
     ]
     if lost:
         said.append(f"{kind.title} holds no {', '.join(lost)}: they are lost")
+    if table.coordinate is not None and table.coordinate_apix is not None and not kind.unit:
+        units = ", ".join(f"{x:.6g}" for x in np.unique(table.coordinate_apix)[:_SHOWN])
+        said.append(f"coordinates count voxels of {units} A, which {kind.title} does not say")
     if table.family not in kind.families and table.extra:
         said.append(f"columns that {kind.title} does not know are lost: {_some(list(table.extra))}")
     return said + kind.write(pathlib.Path(path), replace(table, notes=()))

@@ -55,11 +55,19 @@ def write_star(path: pathlib.Path, blocks: Mapping[str, Mapping[str, Sequence[st
         for text in (x for value in block.values() for x in _texts(value)):
             if set(text) & set('\n\r\t"'):
                 raise InputError(f"{text!r} cannot stand in a STAR file")
-        single = all(isinstance(value, str) for value in block.values())
-        tables[name] = dict(block) if single else pandas.DataFrame(dict(block), dtype=object)
-    text = starfile.to_string(tables, sep=" ")
+        if all(isinstance(value, str) for value in block.values()):
+            tables[name] = dict(block)
+        else:
+            columns = {key: [_quoted(x) for x in values] for key, values in block.items()}
+            tables[name] = pandas.DataFrame(columns, dtype=object)
+    text = starfile.to_string(tables)
     with atomic_path(path) as temporary:
         temporary.write_text(text.split("\n", 1)[1].lstrip(), encoding="utf-8")  # no time stamp
+
+
+def _quoted(text: str) -> str:
+    """Quotes around what readers would take for a comment; blanks are quoted by starfile."""
+    return f'"{text}"' if "#" in text and " " not in text else text
 
 
 def _texts(value: Sequence[str] | str) -> Sequence[str]:
