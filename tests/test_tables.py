@@ -150,6 +150,13 @@ def test_relion5_of_real_ribosomes(shared_data):
         whole.extents["Unt_076.tomostar"], np.array([4400, 6000, 1400]) * 1.667
     )
     np.testing.assert_array_equal(whole.rotation, table.rotation)
+    path = folder / "relion5" / f"{stem}.star"  # WarpTools counts voxels of its own output
+    warp = dataclasses.replace(tables.read(path, coordinate_apix=12), extents=whole.extents)
+    np.testing.assert_allclose(warp.coordinate_apix, 1.667)
+    np.testing.assert_allclose(warp.coordinate * 1.667 / 12, table.coordinate)
+    middle = np.array([4400, 6000, 1400]) * 1.667 / 2
+    np.testing.assert_allclose(warp.from_middle().coordinate, table.coordinate * 12 - middle)
+    assert (np.abs(warp.from_middle().coordinate) < middle).all()
 
 
 def test_relion4_with_turned_boxes(shared_data):

@@ -62,7 +62,8 @@ def read(
         path: the file, for messages and for names relative to it.
         blocks: its content.
         apix: voxel size of the particles, in place of what the file says.
-        coordinate_apix: angstrom per unit of the coordinates, in place of what the file says.
+        coordinate_apix: angstrom per unit of the coordinates, where it is not the voxel size of
+            the tilt series that the file states; coordinates are then scaled to that.
     """
     other = _optimisation(blocks)
     if other is not None:
@@ -77,7 +78,7 @@ def read(
     count = len(next(iter(loop.values()), []))
     optics = {key: column(blocks["optics"], key) or [] for key in blocks.get("optics", {})}
     size = _given(apix, count, _image_apix(path, loop, optics))
-    unit = _given(coordinate_apix, count, _by_group(path, loop, optics, _TILT_PIXEL))
+    unit = _by_group(path, loop, optics, _TILT_PIXEL)
     origins = _origins(path, loop, size, count)
     rotation, shift = from_relion(_numbers(path, loop, _ANGLES, count), origins)
     box = None
@@ -88,6 +89,12 @@ def read(
     coordinate = None
     if centred or all(key in loop for key in _COORDINATES):
         coordinate = _numbers(path, loop, _CENTRED if centred else _COORDINATES, count)
+    if coordinate_apix and (unit is None or centred):
+        unit = np.full(count, float(coordinate_apix))
+    elif (
+        coordinate_apix and coordinate is not None and unit is not None
+    ):  # the tilt series keeps its own voxel size
+        coordinate = coordinate * (coordinate_apix / unit)[:, None]
     place = next((key for key in ("rlnTomoName", "rlnMicrographName") if key in loop), None)
     image, index = _images(loop)
     return ParticleTable(
