@@ -108,7 +108,7 @@ def test_flags(bench, tmp_path, monkeypatch):
     convert(
         bench.folder / "poses.json", tmp_path / "parms.json", name="eman-parms", particles=stack
     )
-    parms = tables.read(parms_path)
+    parms = tables.read(tmp_path / "parms.json")
     np.testing.assert_allclose(parms.matrices(), bench.matrices, atol=1e-6)
     assert parms.image.tolist() == [stack] * len(table)
 
