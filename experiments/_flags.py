@@ -65,9 +65,18 @@ def _define_run(path: str, output: str) -> None:
     f.DEFINE_string(
         "parallel",
         "auto",
-        "auto = all devices and cores; thread:N = N cores; none = one core, step by step;"
-        " gpu[:i,j] = these GPUs; results do not depend on it",
+        "auto = all devices and cores, and all processes that SLURM or Open MPI started; mpi:N ="
+        " these must be N; thread:N = N cores; none = one core, step by step; gpu[:i,j] = these"
+        " GPUs; results do not depend on it",
     )
+    f.DEFINE_string(
+        "coordinator",
+        None,
+        "host:port of the first of several processes, each started with the same options; with"
+        " --num_processes and --process_id",
+    )
+    f.DEFINE_integer("num_processes", None, "how many processes share the run", lower_bound=1)
+    f.DEFINE_integer("process_id", None, "which of them this is, from 0 on", lower_bound=0)
     f.DEFINE_float(
         "memory",
         0.0,

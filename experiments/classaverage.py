@@ -24,7 +24,7 @@ import _job
 import numpy as np
 from absl import flags
 
-from sptjax import console, symmetry
+from sptjax import console, distributed, symmetry
 from sptjax._errors import InputError
 from sptjax.io import ClassMatrix
 from sptjax.state import RefineState
@@ -47,6 +47,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     Returns:
         The last state; of the last class, if several are refined.
     """
+    hosts = _job.join_processes(values)
     _job.use_devices(values["parallel"])
     particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
     gold = not values["goldstandardoff"] and not values["recompute"]
@@ -61,6 +62,8 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     own = symmetry.parse(values["sym"])
     if values["recompute"]:
         assert matrix is not None, "checked above"
+        if not _inputs.posed(matrix):
+            raise InputError(f"--recompute: {values['classmx']} holds no poses")
         return _job.carry_out(
             "classaverage",
             values,
@@ -71,9 +74,10 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
             (own,) * matrix.n_classes,
             gold=False,
             average_only=True,
+            hosts=hosts,
         )
     if matrix is None or matrix.n_classes == 1:
-        return _one_class(values, argv, particles, matrix, own, gold=gold)
+        return _one_class(values, argv, particles, matrix, own, hosts, gold=gold)
     wanted = range(matrix.n_classes) if values["oneclass"] is None else [values["oneclass"]]
     if wanted[-1] >= matrix.n_classes:
         raise InputError(
@@ -81,7 +85,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         )
     for c in wanted:
         _check_count(int((matrix.classes == c).sum()), gold, f"class {c} of --classmx")
-    folder = _job.run_folder("classaverage", values, argv)
+    folder = _job.run_folder("classaverage", values, argv, hosts)
     for c in wanted:
         rows = np.flatnonzero(matrix.classes == c)
         console.say(f"class {c}: {len(rows)} particles")
@@ -89,9 +93,9 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         alone = dict(values, path=str(folder / f"class{c}"), oneclass=None, resume=again)
         part = particles.select(rows)
         try:
-            state = _one_class(alone, argv, part, _rows_of(matrix, rows), own, gold=gold)
+            state = _one_class(alone, argv, part, _rows_of(matrix, rows), own, hosts, gold=gold)
         except InputError:
-            if not values["resume"] and not list(folder.glob("class*_*")):
+            if hosts.leads and not values["resume"] and not list(folder.glob("class*_*")):
                 shutil.rmtree(folder)  # nothing was computed
             raise
     return state
@@ -103,6 +107,7 @@ def _one_class(
     particles: _inputs.Particles,
     matrix: ClassMatrix | None,
     own: symmetry.Symmetry,
+    hosts: distributed.Hosts,
     *,
     gold: bool,
 ) -> RefineState:
@@ -116,12 +121,13 @@ def _one_class(
         references = half_references(maps, gold, randphase, particles.apix, seed)
         matrix = None
         _generate.ignored(values, console.say)
-    elif matrix is None:
+    elif matrix is None or not _inputs.posed(matrix):
+        matrix = None
         # halves that share a reference share the one of all particles
         count = len(particles.stack)
         references = _generate.recipe(values, count, (own,), console.say, halves=gold)
     return _job.carry_out(
-        "classaverage", values, argv, particles, references, matrix, (own,), gold=gold
+        "classaverage", values, argv, particles, references, matrix, (own,), gold=gold, hosts=hosts
     )
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from _resolve import given
 from absl import flags
 
-from sptjax import console, symmetry
+from sptjax import console, distributed, symmetry
 from sptjax._errors import InputError
 from sptjax.io import ClassMatrix
 from sptjax.state import RefineState
@@ -70,23 +70,26 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     Returns:
         The last state; of the last seed, if there are several.
     """
+    hosts = _job.join_processes(values)
     _job.use_devices(values["parallel"])
     _classes.check(values)
     if values["nseeds"] == 1:
-        return _run(values, argv)
-    folder = _job.run_folder("refinemulti", values, argv)
+        return _run(values, argv, hosts)
+    folder = _job.run_folder("refinemulti", values, argv, hosts)
     states, seeds = [], [values["seed"] + i for i in range(values["nseeds"])]
     try:
         for i, seed in enumerate(seeds):
             console.say(f"seed {seed}, {i + 1} of {len(seeds)}")
             again = values["resume"] and any(folder.glob(f"seed{seed}_*"))
             own = {"path": str(folder / f"seed{seed}"), "seed": seed, "resume": again, "nseeds": 1}
-            states.append(_run({**values, **own}, argv))
+            states.append(_run({**values, **own}, argv, hosts))
     except InputError:
-        if not states and not values["resume"]:
+        if hosts.leads and not states and not values["resume"]:
             shutil.rmtree(folder)  # nothing was computed
         raise
     count = states[0].score.shape[1]
+    if not hosts.leads:
+        return states[-1]
     found = _classes.write_stability(folder, [s.classes for s in states], count, seeds)
     shares = ", ".join(f"{share:.2f}" for share in found.group)
     console.say(
@@ -96,7 +99,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     return states[-1]
 
 
-def _run(values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
+def _run(values: Mapping[str, Any], argv: Sequence[str], hosts: distributed.Hosts) -> RefineState:
     """One run."""
     particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])
     available = len(particles.stack)
@@ -123,8 +126,14 @@ def _run(values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     symmetries = class_symmetries(values["sym"], values["syms"], count)
     if values["skipali"] and matrix is None and not values["ref"]:
         matrix, same_start = _classes.from_poses(values, particles, count), True
-    elif matrix is None and not values["ref"]:
-        references = _generate.recipe(values, available, symmetries, console.say, halves=False)
+    elif not values["ref"] and (matrix is None or not _inputs.posed(matrix)):
+        if values["skipali"]:
+            raise InputError(f"--skipali: {values['classmx']} holds no poses")
+        known = None if matrix is None else matrix.classes
+        references = _generate.recipe(
+            values, available, symmetries, console.say, halves=False, classes=known
+        )
+        matrix = None
     return _job.carry_out(
         "refinemulti",
         values,
@@ -135,6 +144,7 @@ def _run(values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         symmetries,
         gold=False,
         same_start=same_start,
+        hosts=hosts,
     )
 
 

@@ -103,3 +103,17 @@ def begin_ahead(
             yield waiting.popleft()
         waiting.append((item, begin(number, item)))
     yield from waiting
+
+
+Device = Any  # of JAX
+_devices: list[Device] = []
+
+
+def use_only(devices: list[Device]) -> None:
+    """Let batches go to these devices of this process."""
+    _devices[:] = devices
+
+
+def devices() -> list[Device]:
+    """The devices of this process that batches go to in turn."""
+    return _devices or jax.local_devices()

@@ -7,6 +7,7 @@ rotated volumes.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -21,11 +22,13 @@ from . import average, fourier, processors, resample
 from ._chunk import padded_batches, read_ahead
 from ._types import Pose, Volume, Volumes
 from .averagers import Averager, Mean, MeanTomo
+from .distributed import ALONE, Hosts, block_edges
 from .particles import Sampling, Stack
 from .processors import Processor
 from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
+BLOCKS = 4  # sums of the stack that are made apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +167,7 @@ def average_classes(
     apix: float,
     *,
     batch: int = 16,
+    hosts: Hosts = ALONE,
     progress: Progress = lambda items, _: items,
 ) -> Averages:
     """Average the particles of every class and half, symmetrised unless told otherwise.
@@ -176,17 +180,21 @@ def average_classes(
         settings: the averager and what comes before it.
         apix: voxel size, angstrom.
         batch: volumes in memory at a time.
+        hosts: the processes that share the work of Fourier sums; volumes that are no sums are
+            averaged by each of them.
         progress: wraps the iteration over batches.
     """
     averager = settings.averager
     by_sums = averager.by_known_sampling or (isinstance(averager, Mean) and not averager.ignore0)
-    batches = list(padded_batches(np.arange(len(assigned.indices)), batch))
+    cut = _block_batches if by_sums else _batches
+    batches = cut(assigned, len(stack), batch, hosts)
     read = lambda item: _read(stack, sampling, assigned, item[0])  # noqa: E731
     batches = read_ahead(read, progress(batches, "averaging"))
     if by_sums:
         sums = _fourier_sums(
             stack.box, sampling, assigned, len(symmetries), settings, apix, batches
         )
+        sums = jax.tree.map(jnp.asarray, hosts.total(sums))
         if not settings.break_symmetry:
             sums = _symmetrised_sums(sums, symmetries)
         return FourierAverages(sums)
@@ -196,9 +204,42 @@ def average_classes(
     return RealAverages(maps)
 
 
+_Batch = tuple[np.ndarray, int, int]  # rows of the assigned, how many are real, block
+
+
+def _batches(assigned: Assigned, count: int, size: int, hosts: Hosts) -> list[_Batch]:
+    """All particles, whatever the process."""
+    del count, hosts
+    return [(*b, 0) for b in padded_batches(np.arange(len(assigned.indices)), size)]
+
+
+def _block_batches(assigned: Assigned, count: int, size: int, hosts: Hosts) -> list[_Batch]:
+    """The particles of this process, cut where any of ``BLOCKS`` processes would cut them."""
+    parts = max(BLOCKS // hosts.count, 1) if BLOCKS % hosts.count == 0 else 1
+    edges = block_edges(count, parts * hosts.count)[hosts.index * parts :][: parts + 1]
+    batches = []
+    for block, (first, last) in enumerate(itertools.pairwise(edges)):
+        rows = np.flatnonzero((assigned.indices >= first) & (assigned.indices < last))
+        here = min(size, 1 << max(len(rows) - 1, 0).bit_length())
+        batches += [(*b, block) for b in padded_batches(rows, here)]
+    return batches
+
+
 def _fourier_sums(box, sampling, assigned, n_classes, settings, apix, batches):
-    sums = average.empty(box, 2 * n_classes)
-    for (rows, real), (read, seen) in batches:
+    """Sums by blocks, two and two together: the same bits for 1, 2 and 4 processes."""
+    done: list[tuple[int, average.FourierSums]] = []  # height in the tree of pairs, sums
+    sums, at = average.empty(box, 2 * n_classes), 0
+
+    def close() -> None:
+        done.append((0, sums))
+        while len(done) > 1 and done[-1][0] == done[-2][0]:
+            (height, right), (_, left) = done.pop(), done.pop()
+            done.append((height + 1, average.merge(left, right)))
+
+    for (rows, real, block), (read, seen) in batches:
+        while at < block:
+            close()
+            sums, at = average.empty(box, 2 * n_classes), at + 1
         volumes, grids, pose = _posed(read, seen, sampling, assigned, rows)
         half = assigned.indices[rows] % 2
         group = np.where(np.arange(len(rows)) < real, 2 * assigned.classes[rows] + half, -1)
@@ -209,13 +250,17 @@ def _fourier_sums(box, sampling, assigned, n_classes, settings, apix, batches):
         known = grids if settings.averager.by_known_sampling else None
         weight = jnp.asarray(assigned.weight[rows])
         sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, known)
-    return sums
+    close()
+    total = done.pop()[1]
+    while done:
+        total = average.merge(done.pop()[1], total)
+    return total
 
 
 def _real_maps(box, sampling, assigned, n_classes, settings, apix, batches):
     averager = settings.averager
     state = averager.start(box, 3 * n_classes)
-    for (rows, real), (read, seen) in batches:
+    for (rows, real, _), (read, seen) in batches:
         volumes, _, pose = _posed(read, seen, sampling, assigned, rows)
         volumes = aligned_volumes(volumes, pose, settings.before, apix)
         first, half = 3 * assigned.classes[rows], assigned.indices[rows] % 2

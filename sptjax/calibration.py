@@ -27,6 +27,7 @@ from .resample import SliceTable
 from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
+PILOT = 24  # particles
 CLEAR = 10.0  # a median score that chance does not reach over a whole search
 LEVELS = (40.0, 5.0)  # expected scores to plan for: easy, hard
 
@@ -42,13 +43,18 @@ class Calibration:
     count: int  # particles used
 
 
+def pilot_rows(usable: np.ndarray, most: int = PILOT) -> np.ndarray:
+    """The particles of a pilot, spread over the stack."""
+    return usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)]
+
+
 def calibrate(
     particles: Particles,
     references: np.ndarray,
     symmetries: tuple[Symmetry, ...],
     settings: AlignmentSettings,
     *,
-    most: int = 24,
+    most: int = PILOT,
     progress: Progress = lambda items, _: items,
 ) -> Calibration:
     """Pilot search against the first reference; what it finds is applied to all.
@@ -66,7 +72,7 @@ def calibrate(
     flat = np.ones(references.shape[-1] // 2 + 1, np.float32)
     if not isinstance(settings.comparator, Matched) or len(usable) < 4:
         return Calibration(references, flat, flat, 0.0, 0)
-    rows = usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)]
+    rows = pilot_rows(usable, most)
     pilot = AlignmentSettings(search_vox=settings.search_vox, apix=settings.apix)
     if settings.search_vox is None and settings.aligner is not None:
         own = getattr(settings.aligner, "search", None) or getattr(

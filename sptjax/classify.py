@@ -29,11 +29,13 @@ from scipy.cluster.vq import kmeans2
 from . import average, fourier
 from ._chunk import padded_batches, read_ahead
 from ._types import Pose
+from .distributed import ALONE, Hosts
 from .particles import Sampling, Stack
 
 Progress = Callable[[Iterable, str], Iterable]
 VARIATIONS = (0.02, 0.1, 0.5)  # power of class differences over that of the mean map
 BUDGET_BYTES = 2**30
+BEYOND_DOUBT = 2.5  # wrong poses of 60 % of the particles: below 2
 CLEARLY = 1.25  # one class of 200 particles: 1.1; classes told apart with 87 %: 1.4
 
 
@@ -68,6 +70,11 @@ class Split:
         return self.gain > CLEARLY * max(self.chance, 0.0)
 
     @property
+    def beyond_doubt(self) -> bool:
+        """Whether they tell them apart even if poses are wrong."""
+        return self.gain > BEYOND_DOUBT * max(self.chance, 0.0)
+
+    @property
     def classes(self) -> np.ndarray:
         """Most likely class of every particle, ``[n]``."""
         return np.argmax(self.responsibility, 1)
@@ -82,6 +89,7 @@ def align_band(
     kmax: int,
     *,
     batch: int = 16,
+    hosts: Hosts = ALONE,
     progress: Progress = lambda items, _: items,
 ) -> AlignedBand:
     """Coefficients of posed particles up to shell ``kmax``, whitened shell by shell.
@@ -94,13 +102,14 @@ def align_band(
         shift: ``[len(indices), 3]``, voxels.
         kmax: last shell, Fourier pixels.
         batch: volumes in memory at a time.
+        hosts: the processes that share the work.
         progress: wraps the iteration over batches.
     """
     vectors = fourier.half_ball(kmax)
     data = np.empty((len(indices), len(vectors)), np.complex64)
     weight = np.empty(data.shape, np.float32)
     points = jnp.asarray(vectors, jnp.float32)
-    rows = np.arange(len(indices))
+    rows = np.arange(*hosts.block(len(indices)))
     read = lambda item: (  # noqa: E731
         stack.read(indices[item[0]]),
         sampling.grids(indices[item[0]]),
@@ -113,6 +122,7 @@ def align_band(
             volumes = average.apply_sampling(volumes, grids)
         x, w = average.posed_coefficients(volumes, pose, grids, points)
         data[here[:real]], weight[here[:real]] = np.asarray(x)[:real], np.asarray(w)[:real]
+    data, weight = hosts.joined(data), hosts.joined(weight)
     top = weight.max()
     weight /= top if top > 0 else 1
     shells = np.rint(np.linalg.norm(vectors, axis=1)).astype(int)

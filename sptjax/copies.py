@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable
 import equinox as eqx
 import numpy as np
 
+from ._types import Status
+from .calibration import pilot_rows
+from .distributed import ALONE, Hosts
 from .particles import Particles, Sampling, Stack, load_particles
 from .preprocess import Pipeline, mean_power, prepare_stack, prepared_sampling
 from .rows import IN_MEMORY, Storage
@@ -35,6 +38,7 @@ class Copy:
     pipeline: Pipeline
     scale: float  # raw voxels per voxel of the copy
     power: np.ndarray | None  # mean radial power of its particles, if asked for
+    pilot: Particles | None = None  # a few of the stack, where the particles are a part of it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +48,19 @@ class Copies:
     coarse: Copy
     fine: Copy | None = None
     full: Copy | None = None
+    status: np.ndarray | None = None  # of all particles of the stack; those of the copies if None
+    hosts: Hosts = ALONE
 
     @classmethod
     def of(cls, particles: Particles) -> "Copies":
         """Particles without preprocessing, in one stage."""
         return cls(Copy(particles, Pipeline(), 1.0, None))
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Numbers of all particles of the stack that can be aligned and averaged."""
+        status = self.coarse.particles.status if self.status is None else self.status
+        return np.flatnonzero(status == Status.OK)
 
 
 def load_copies(
@@ -60,6 +72,7 @@ def load_copies(
     spectra: bool = False,
     storage: Storage = IN_MEMORY,
     batch: int = 32,
+    hosts: Hosts = ALONE,
     progress: Progress = lambda items, _: items,
 ) -> Copies:
     """Read the stack once per copy.
@@ -72,6 +85,7 @@ def load_copies(
         spectra: measure the mean radial power of every copy.
         storage: where their coefficients are kept.
         batch: raw volumes in memory at a time.
+        hosts: the processes that share the stack.
         progress: wraps iterations over batches.
     """
 
@@ -84,16 +98,21 @@ def load_copies(
             prepared.box // 2 - 2,
             batch=batch,
             storage=storage,
+            hosts=hosts,
             progress=progress,
         )
-        rows = particles.usable[:: max(1, len(particles.usable) // _FOR_POWER)]
+        usable = np.flatnonzero(_whole(particles.status, len(stack), hosts) == Status.OK)
+        rows = usable[:: max(1, len(usable) // _FOR_POWER)]
         filtered = pipeline.lowpass is not None or pipeline.highpass is not None
         power = np.asarray(mean_power(prepared, rows)) if spectra or filtered else None
         if filtered and power is not None:
             particles = _weighted_by_filters(
                 particles, stack, sampling, pipeline, apix, rows, power
             )
-        return Copy(particles, pipeline, pipeline.scale(stack.box), power)
+        pilot = None
+        if hosts.count > 1:
+            pilot = _pilot(particles, prepared, seen, pilot_rows(usable))
+        return Copy(particles, pipeline, pipeline.scale(stack.box), power, pilot)
 
     coarse = load(pipelines.coarse)
     made = [coarse]
@@ -104,7 +123,24 @@ def load_copies(
             made.append(load(pipeline))
             same = made[-1:]
         others.append(None if pipeline is None else same[0])
-    return Copies(coarse, *others)
+    status = _whole(coarse.particles.status, len(stack), hosts)
+    return Copies(coarse, *others, status=status, hosts=hosts)
+
+
+def _whole(status: np.ndarray, count: int, hosts: Hosts) -> np.ndarray:
+    """Status of all particles from those of the own block."""
+    first, last = hosts.block(count)
+    whole = np.zeros(count, status.dtype)
+    whole[first:last] = status
+    return hosts.joined(whole)
+
+
+def _pilot(particles: Particles, prepared: Stack, seen: Sampling, rows: np.ndarray) -> Particles:
+    """A few particles of the whole stack, read by every process."""
+    if seen.stack is not None:
+        seen = dataclasses.replace(seen, stack=_Rows(seen.stack, rows))
+    few = load_particles(_Rows(prepared, rows), seen, prepared.box // 2 - 2)
+    return dataclasses.replace(few, noise=particles.noise, mean_sampling=particles.mean_sampling)
 
 
 def _weighted_by_filters(

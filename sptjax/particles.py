@@ -21,6 +21,7 @@ from . import fourier
 from ._chunk import padded_batches, read_ahead
 from ._types import Status
 from .comparators import Comparator, Matched
+from .distributed import ALONE, Hosts
 from .noise import noise_power
 from .rows import IN_MEMORY, Rows, Storage
 from .score import Observations, observe
@@ -70,7 +71,9 @@ class Particles:
 
     ``coefficients`` complex64 ``[n, K]``, multiplied by the sampling; ``sampling`` float32
     ``[1 or n, K]``, and its mean over the particles; ``noise`` float32 ``[K]`` per unit of
-    sampling; ``status`` per particle; ``gain`` float32 ``[K]`` of a filter.
+    sampling; ``status`` per particle; ``gain`` float32 ``[K]`` of a filter. Where several
+    processes share a stack, these are ``len(status)`` particles from number ``first`` on;
+    indices are those of the stack everywhere.
     """
 
     coefficients: Rows
@@ -81,6 +84,8 @@ class Particles:
     vectors: np.ndarray
     box: int
     gain: np.ndarray | None = None
+    first: int = 0
+    stack_size: int | None = None  # particles of all processes; the same if None
 
     def __len__(self) -> int:
         return len(self.coefficients)
@@ -95,7 +100,7 @@ class Particles:
         Returns:
             complex64 ``[b, size]`` and float32 ``[1 or b, size]``.
         """
-        one = len(self.sampling) == 1
+        one, indices = len(self.sampling) == 1, np.asarray(indices) - self.first
         sampling = self.sampling.read(np.zeros(1, int) if one else indices, size)
         values = self.coefficients.read(indices, size)
         return values if self.gain is None else values * self.gain[:size], sampling
@@ -103,7 +108,7 @@ class Particles:
     @property
     def usable(self) -> np.ndarray:
         """Indices of the particles that can be aligned and averaged."""
-        return np.flatnonzero(self.status == Status.OK)
+        return self.first + np.flatnonzero(self.status == Status.OK)
 
     def observations(
         self,
@@ -221,9 +226,12 @@ def load_particles(
     batch: int = 32,
     mirror_beam: bool = True,
     storage: Storage = IN_MEMORY,
+    hosts: Hosts = ALONE,
     progress: Progress = lambda items, _: items,
 ) -> Particles:
     """Read a stack and keep its coefficients up to ``kmax``.
+
+    Noise and mean sampling are those of the whole stack, whoever reads it.
 
     Args:
         stack: volumes of one even box.
@@ -232,11 +240,13 @@ def load_particles(
         batch: volumes in memory at a time.
         mirror_beam: the sampling is symmetric in ``kz`` (see :func:`noise_power`).
         storage: where the coefficients are kept.
+        hosts: the processes that share the stack.
         progress: wraps the iteration over batches.
     """
     vectors = fourier.half_ball(kmax)
     index = jnp.asarray(vectors)
-    n, size = len(stack), len(vectors)
+    first, last = hosts.block(len(stack))
+    n, size = last - first, len(vectors)
     shared = sampling.shared is not None
     coefficients = storage.rows(n, size, np.complex64)
     seen = storage.rows(1 if shared else n, size, np.float32)
@@ -248,7 +258,8 @@ def load_particles(
     total, mean_seen = np.zeros(size), np.zeros(size)
 
     def read(item: tuple[np.ndarray, int]) -> tuple[np.ndarray, np.ndarray | None]:
-        return stack.read(item[0]), None if shared else sampling.grids(item[0])
+        rows = first + item[0]
+        return stack.read(rows), None if shared else sampling.grids(rows)
 
     batches = progress(list(padded_batches(np.arange(n), batch)), "reading")
     for (indices, real), (volumes, grids) in read_ahead(read, batches):
@@ -266,7 +277,18 @@ def load_particles(
         )
         coefficients.write(here, np.asarray(values)[:real])
         total += np.asarray(power)
-    count = max(int((status == Status.OK).sum()), 1)
+    total, mean_seen, good = hosts.total((total, mean_seen, np.sum(status == Status.OK)))
+    count = max(int(good), 1)
     mean = np.asarray(weight)[0] if shared else (mean_seen / count).astype(np.float32)
     noise = noise_power(total / count, mean, vectors, count, mirror_beam=mirror_beam)
-    return Particles(coefficients, seen, mean, noise, status, vectors, stack.box)
+    return Particles(
+        coefficients,
+        seen,
+        mean,
+        noise,
+        status,
+        vectors,
+        stack.box,
+        first=first,
+        stack_size=len(stack),
+    )

@@ -37,6 +37,7 @@ class Size:
         own_sampling: whether every particle has a sampling grid of its own.
         split: whether first classes come from the differences between the particles.
         half: coefficients are kept as pairs of bfloat16.
+        processes: that share the particles.
     """
 
     particles: int
@@ -47,6 +48,7 @@ class Size:
     own_sampling: bool = False
     split: bool = False
     half: bool = False
+    processes: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +102,8 @@ def coefficient_bytes(size: Size) -> float:
     """Of the coefficients of all particles in all copies, and of their sampling."""
     each = IN_MEMORY.bytes_each(np.complex64) / (2 if size.half else 1)
     each += 4 * size.own_sampling
-    return float(sum(size.particles * _ball(box) * each for box in size.copies))
+    own = -(-size.particles // size.processes)
+    return float(sum(own * _ball(box) * each for box in size.copies))
 
 
 def working_bytes(size: Size, batch_bytes: int, read: int) -> float:

@@ -17,6 +17,7 @@ from .align import AlignmentSettings, Found, View, align_views
 from .averaging import Assigned, Averages, Averaging, average_classes
 from .centring import Autocentre, centre_shift
 from .copies import Copies
+from .distributed import ALONE, Hosts
 from .measure import measure, next_references
 from .particles import Sampling, Stack
 from .references import ReferenceSettings, views
@@ -25,6 +26,8 @@ from .state import RefineState
 from .symmetry import Symmetry
 
 Progress = Callable[[Iterable, str], Iterable]
+
+SETTLED_DEG = 3.0  # median turn of a round
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class RefineSettings:
     seed: int = 0
     anneal: int = 0  # rounds in which classes are drawn at random, less and less
     class_mask: np.ndarray | None = None  # [n, n, n]: classes differ inside it alone
+    iterations: int | None = None  # rounds that are planned
     read: int = 16  # raw particles in memory at a time; results do not depend on it
 
 
@@ -74,15 +78,18 @@ def refine_round(
     found = _align(state, copies, settings, progress)
     if settings.class_mask is not None:
         found = _focused(found, state, copies, settings, settings.class_mask, progress)
-    usable = copies.coarse.particles.usable
+    usable = copies.usable
     classes = np.full(len(found.score), -1, np.int32)
     classes[usable] = assign(found.score, state.round + 1, settings.anneal, settings.seed)[usable]
     told_apart = state.told_apart
     if not told_apart:
-        split = _split(found, usable, stack, sampling, settings, progress)
-        classes[usable], told_apart = split.classes, split.supported
+        split = _split(found, usable, stack, sampling, settings, progress, copies.hosts)
+        classes[usable] = split.classes
+        told_apart = _may_part(split, state, found, settings)
     classes, reseeded = _reseed_empty(classes, found.score)
-    after = _average(state, found, classes, stack, sampling, settings, progress, told_apart)
+    after = _average(
+        state, found, classes, stack, sampling, settings, progress, told_apart, copies.hosts
+    )
     return dataclasses.replace(after, reseeded=reseeded, peaks=found.peaks)
 
 
@@ -92,12 +99,15 @@ def average_round(
     sampling: Sampling,
     settings: RefineSettings,
     *,
+    hosts: Hosts = ALONE,
     progress: Progress = lambda items, _: items,
 ) -> RefineState:
     """Average with the classes and poses of a state, without aligning; the round stays as it is."""
     found = Found(state.rotation, state.shift, state.score)
     found_apart = state.told_apart
-    after = _average(state, found, state.classes, stack, sampling, settings, progress, found_apart)
+    after = _average(
+        state, found, state.classes, stack, sampling, settings, progress, found_apart, hosts
+    )
     return dataclasses.replace(after, round=state.round)
 
 
@@ -140,9 +150,9 @@ def _align(
         found.rotation[rows], found.shift[rows] = part.rotation, part.shift
         found.score[rows] = part.score
         peaks.append((rows, part.peaks))
-    if all(p is not None for _, p in peaks):
+    if settings.alignment.save_peaks:
         found.peaks = _joined([(r, p) for r, p in peaks if p is not None], len(found.score))
-    return found
+    return _gathered(found, copies.hosts)
 
 
 def _focused(
@@ -188,6 +198,12 @@ def _joined(parts: list[tuple[np.ndarray, Found]], count: int) -> Found:
     return Found(whole[0], whole[1], whole[2])
 
 
+def _gathered(found: Found, hosts: Hosts) -> Found:
+    """What every process found in its block."""
+    peaks = None if found.peaks is None else _gathered(found.peaks, hosts)
+    return Found(*(hosts.joined(x) for x in _arrays(found)), peaks=peaks)
+
+
 def _arrays(found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return found.rotation, found.shift, found.score
 
@@ -228,17 +244,47 @@ def _split(
     sampling: Sampling,
     settings: RefineSettings,
     progress: Progress,
+    hosts: Hosts,
 ) -> classify.Split:
     """Classes of the usable particles at their best poses."""
     best = np.argmax(found.score[usable], 1)
     kmax = classify.widest_band(len(usable), stack.box)
     pose = found.rotation[usable, best], found.shift[usable, best]
     band = classify.align_band(
-        stack, sampling, usable, *pose, kmax, batch=settings.read, progress=progress
+        stack,
+        sampling,
+        usable,
+        *pose,
+        kmax,
+        batch=settings.read,
+        hosts=hosts,
+        progress=progress,
     )
     if settings.class_mask is not None:
         band = pca.confined(band, pca.MaskedSpace(jnp.asarray(settings.class_mask), kmax))
     return classify.split(band, found.score.shape[1], key=jax.random.key(settings.seed))
+
+
+def _may_part(
+    split: classify.Split, state: RefineState, found: Found, settings: RefineSettings
+) -> bool:
+    """Whether the classes of a split are to be followed.
+
+    Poses that are still wrong make groups of their own, of particles that are wrong alike. So the
+    poses must have settled since the round before, or the classes be beyond doubt; in the second
+    half of the rounds that are planned it is late enough.
+    """
+    if not split.supported or split.beyond_doubt:
+        return split.supported
+    if settings.iterations is not None and 2 * (state.round + 2) > settings.iterations:
+        return True
+    if state.round < 0:
+        return False
+    row, best = np.arange(len(found.score)), np.argmax(found.score, 1)
+    before = state.rotation[row, np.argmax(state.score, 1)]
+    trace = np.einsum("nij,nij->n", before, found.rotation[row, best])
+    turn = np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    return float(np.median(turn)) < SETTLED_DEG
 
 
 def _reseed_empty(classes: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -267,6 +313,7 @@ def _average(
     settings: RefineSettings,
     progress: Progress,
     told_apart: bool,
+    hosts: Hosts,
 ) -> RefineState:
     """Average the classes, centre and measure them, make the next references."""
     n_classes, n = found.score.shape[1], len(classes)
@@ -286,6 +333,7 @@ def _average(
         settings.averaging,
         settings.apix,
         batch=settings.read,
+        hosts=hosts,
         progress=progress,
     )
     if settings.autocentre is not None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import outputs
-from .particles import Particles, Stack
+from .particles import Stack
 from .state import RefineState
 
 try:
@@ -22,13 +22,13 @@ _REASON = {1: "NaN or infinity", 2: "no contrast"}
 _SHOWN = 20  # excluded particles
 
 
-def excluded(particles: Particles, stack: Stack) -> list[str]:
+def excluded(status: np.ndarray, stack: Stack) -> list[str]:
     """Which particles are left out, and why."""
-    bad = np.flatnonzero(particles.status)
+    bad = np.flatnonzero(status)
     lines = []
     for i in bad[:_SHOWN]:
         name = getattr(stack, "name", "particle {}".format)(int(i))
-        lines.append(f"excluded: {name} ({_REASON[int(particles.status[i])]})")
+        lines.append(f"excluded: {name} ({_REASON[int(status[i])]})")
     if len(bad) > _SHOWN:
         lines.append(f"excluded: {len(bad) - _SHOWN} more particles")
     return lines

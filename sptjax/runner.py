@@ -18,9 +18,10 @@ from ._errors import InputError
 from .align import Found
 from .calibration import calibrate
 from .copies import Copies, Pipelines, load_copies
+from .distributed import ALONE, Hosts
 from .halves import half_pose
 from .outputs import OutputSettings
-from .particles import Particles, Sampling, Stack
+from .particles import Sampling, Stack
 from .products import Extras
 from .references import views
 from .refinement import RefineSettings, average_round, refine_round
@@ -50,6 +51,7 @@ class Run:
     input_name: str = "particles"  # of the files of prepared particles
     average_only: bool = False  # average the seed classes and stop
     storage: Storage = IN_MEMORY  # of the coefficients of the particles
+    hosts: Hosts = ALONE  # the processes that share the run; the first one writes
     verbose: int = 0  # level of detail of what is said (see reporting.lines)
     same_start: bool = False  # the references tell no classes: copies, or averages at random
 
@@ -76,29 +78,36 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         spectra=run.refine.references.match,
         storage=run.storage,
         batch=2 * run.refine.read,
+        hosts=run.hosts,
         progress=progress,
     )
-    for line in reporting.excluded(copies.coarse.particles, run.stack):
+    assert copies.status is not None, "it was just read"
+    for line in reporting.excluded(copies.status, run.stack):
         say(line)
-    if len(copies.coarse.particles.usable) < 2:
+    if len(copies.usable) < 2:
         raise InputError("fewer than two particles are usable")
-    _write_prepared(run, copies)
+    leads = run.hosts.leads
+    if leads:
+        _write_prepared(run, copies)
     state, history = None, _History()
     if resume:
         state, history = _load(run, say)
     if state is None:
         state = _begin(run, copies, say, progress)
-        _save(run, state, history)
+        if leads:
+            _save(run, state, history)
     if run.average_only:
-        outputs.write_recomputed(state, run.output)
+        if leads:
+            outputs.write_recomputed(state, run.output)
         return state
     while state.round + 1 < run.iterations and not history.stop:
         begun = time.monotonic()
         after = refine_round(state, copies, run.stack, run.sampling, run.refine, progress=progress)
         history.add(state, after)
         history.stop = converged(state, after, apix=run.refine.apix) or ""
-        outputs.write_round(after, run.output)
-        _write_extra_steps(run, after)
+        if leads:
+            outputs.write_round(after, run.output)
+            _write_extra_steps(run, after)
         history.records.append(
             reporting.record(
                 after,
@@ -116,12 +125,15 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
             level=run.verbose,
         ):
             say(line)
-        _save(run, after, history)
-        _complete_log(run, history)
+        if leads:
+            _save(run, after, history)
+            _complete_log(run, history)
         state = after
     if history.stop:
         say(f"converged: {history.stop}")
-    _finish(run, state, history, say, progress)
+    if leads:
+        _finish(run, state, history, say, progress)
+    run.hosts.wait("finished")
     return state
 
 
@@ -144,10 +156,10 @@ class _History:
 
 def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineState:
     """State before the first round: given references, calibrated, or averages of seed classes."""
-    gold, particles = run.refine.gold_standard, copies.coarse.particles
+    gold, particles = run.refine.gold_standard, copies.coarse.pilot or copies.coarse.particles
     if run.references is None:
         assert run.seed_classes is not None, "a run starts from one or the other"
-        return _seeded(run, run.seed_classes, particles, progress)
+        return _seeded(run, run.seed_classes, copies, progress)
     references = np.asarray(run.references, np.float32)
     share, expected = np.ones(particles.box // 2 + 1, np.float32), 0.0
     alignment = run.refine.alignment
@@ -177,7 +189,7 @@ def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineStat
             references = _with_transfer(references, found.gain, copies.coarse.scale)
     return initial_state(
         references,
-        len(particles),
+        len(run.stack),
         gold_standard=gold,
         expected_score=expected,
         noise_share=share,
@@ -195,9 +207,7 @@ def _with_transfer(references: np.ndarray, gain: np.ndarray, scale: float) -> np
     return np.asarray(apply_transfer(flat, own)).reshape(references.shape)
 
 
-def _seeded(
-    run: Run, seed: io.ClassMatrix, particles: Particles, progress: Progress
-) -> RefineState:
+def _seeded(run: Run, seed: io.ClassMatrix, copies: Copies, progress: Progress) -> RefineState:
     """One averaging pass with the classes and poses of a class matrix."""
     box, n_classes = run.stack.box, seed.n_classes
     if seed.euler_deg is None or seed.shifts_vox is None:
@@ -206,19 +216,21 @@ def _seeded(
     empty = np.zeros((n_classes, box, box, box), np.float32)
     state = initial_state(
         empty,
-        len(particles),
+        len(run.stack),
         gold_standard=run.refine.gold_standard,
         expected_score=0.0,
         told_apart=not run.same_start,
     )
-    usable = np.isin(np.arange(len(particles)), particles.usable)
+    usable = np.isin(np.arange(len(run.stack)), copies.usable)
     state = dataclasses.replace(
         state,
         rotation=np.repeat(np.asarray(turn)[:, None], n_classes, 1),
         shift=np.repeat(seed.shifts_vox[:, None], n_classes, 1).astype(np.float32),
         classes=np.where(usable, seed.classes, -1).astype(np.int32),
     )
-    return average_round(state, run.stack, run.sampling, run.refine, progress=progress)
+    return average_round(
+        state, run.stack, run.sampling, run.refine, hosts=run.hosts, progress=progress
+    )
 
 
 _SAVED = [f.name for f in dataclasses.fields(RefineState) if f.name != "peaks"]
@@ -245,7 +257,8 @@ def _load(run: Run, say: Say) -> tuple[RefineState | None, _History]:
         setattr(history, name, meta.pop(name))
     meta["reseeded"] = tuple(meta["reseeded"])
     state = RefineState(**last.arrays, **meta)
-    _complete_log(run, history)
+    if run.hosts.leads:
+        _complete_log(run, history)
     say(f"resuming after round {state.round}" if state.round >= 0 else "resuming at the start")
     return state, history
 

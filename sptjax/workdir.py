@@ -33,8 +33,8 @@ from .io._atomic import atomic_path
 
 # Options that a resumed run may change: where it runs, what it prints and keeps, how long it goes.
 FREE_ON_RESUME = frozenset(
-    "path resume iter parallel memory scratch ppid verbose plots"
-    " savesteps saveali saveallalign savepreproc".split()
+    "path resume iter parallel coordinator num_processes process_id memory scratch ppid verbose"
+    " plots savesteps saveali saveallalign savepreproc".split()
 )
 
 _PACKAGES = ("jax", "jaxlib", "numpy")

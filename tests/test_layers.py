@@ -11,7 +11,7 @@ PACKAGE = ROOT / "sptjax"
 
 # A module imports from lower floors only. Within 1, mathematics (a) and files (b) never meet.
 FLOORS = {
-    "0": "_errors _types _chunk options rows",
+    "0": "_errors _types _chunk options rows distributed",
     "1a": "fourier rotation _helix symmetry orientations resample masks wedge _wedge_fit noise"
     " tilt_series",
     "1b": "io",
@@ -28,6 +28,7 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split(
 SAME_FLOOR = {
     "options": {"_errors"},
     "rows": {"_errors"},
+    "distributed": {"_errors"},
     "symmetry": {"rotation", "_helix"},
     "orientations": {"symmetry", "_helix"},
     "resample": {"fourier"},
@@ -39,6 +40,7 @@ SAME_FLOOR = {
     "processors": {"resolution"},
     "_pipeline": {"processors"},
     "pca": {"classify"},
+    "copies": {"calibration"},
     "refinement": {"references", "measure"},
     "outputs": {"plots"},
     "msa": {"plots"},

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import fourier
-from .._chunk import batch_size, begin_ahead, padded_batches
+from .._chunk import batch_size, begin_ahead, devices, padded_batches
 from .._types import Alignment
 from ..particles import Particles
 from ..symmetry import Symmetry, parse
@@ -82,10 +82,8 @@ def over_particles(
         runs, plan = _on_every_device(
             view, columns, searched[names.index(name)], settings, work, expected_score, aligner
         )
-        size = min(
-            _batch(plan, len(columns), settings.batch_bytes),
-            1 << max(len(indices) - 1, 0).bit_length(),
-        )
+        most = 1 << max(_of_all_processes(len(indices), view.particles) - 1, 0).bit_length()
+        size = min(_batch(plan, len(columns), settings.batch_bytes), most)
         batches = list(padded_batches(np.arange(len(indices)), size))
         words = title if len(columns) == count else f"{title} {name}"
 
@@ -93,7 +91,7 @@ def over_particles(
             number: int, batch: tuple[np.ndarray, int], runs=runs, columns=columns
         ) -> Alignment:
             rows, device = batch[0], number % len(runs)
-            with jax.default_device(jax.local_devices()[device]):
+            with jax.default_device(devices()[device]):
                 return runs[device](
                     indices[rows], None if start is None else start.part(rows, columns)
                 )
@@ -123,7 +121,7 @@ def _on_every_device(
 ) -> tuple[list[Run], SearchPlan]:
     """The function of a batch for each local device, with the references prepared there."""
     runs, plan = [], None
-    for device in jax.local_devices():
+    for device in devices():
         with jax.default_device(device):
             maps = jnp.asarray(np.asarray(view.references)[columns], jnp.float32)
             group = Group(
@@ -141,6 +139,12 @@ def at_scale(symmetry: Symmetry, scale: float) -> Symmetry:
     if helix is None or scale == 1:
         return symmetry
     return parse(dataclasses.replace(helix, rise_vox=helix.rise_vox / scale).name)
+
+
+def _of_all_processes(count: int, particles: Particles) -> int:
+    """About how many particles all processes align, so that they all use batches of one size."""
+    whole = particles.stack_size or len(particles)
+    return -(-count * whole // max(len(particles), 1))
 
 
 def _batch(plan: SearchPlan, references: int, budget: int) -> int:

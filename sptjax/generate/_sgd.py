@@ -57,7 +57,7 @@ class SgdSettings:
     batch: int = 24  # particles of a step, at most all
     levels: int = 3  # bands that the search widens through
     search_vox: float = 8.0  # largest shift along each axis, voxels of the copies
-    symmetry: Symmetry = parse("c1")  # of all maps
+    symmetry: Symmetry = dataclasses.field(default_factory=lambda: parse("c1"))  # of all maps
     averaging: Averaging = Averaging()
 
 
