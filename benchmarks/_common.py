@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sptjax import io, masks, simulate, symmetry
+from sptjax import io, masks, resample, simulate, symmetry
 from sptjax._errors import InputError
 from sptjax._types import Pose
 from sptjax.align import AlignmentSettings, Found, Refine3D, align_particles
@@ -172,6 +172,18 @@ def pose_error(
     angle = symmetry.angle_deg_modulo(jnp.asarray(turn), jnp.asarray(known), group)
     place, right = (-np.einsum("nji,nj->ni", r, t) for r, t in ((turn, shift), (known, offset)))
     return np.asarray(angle), np.linalg.norm(place - right, axis=1)
+
+
+def turned_onto(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """A map in the frame of the truth, by a search of all poses."""
+    box = truth.shape[-1]
+    whole = Sampling(np.ones((box,) * 3, np.float32))
+    found = align_particles(
+        load_particles(Volumes(volume[None]), whole, box // 2 - 2), np.array([0]), truth[None], C1,
+        AlignmentSettings(), expected_score=20.0,
+    )  # fmt: skip
+    pose = Pose(jnp.asarray(found.rotation[0, 0]), jnp.asarray(found.shift[0, 0]))
+    return np.asarray(resample.transform(jnp.asarray(volume, jnp.float32), pose))
 
 
 def local(

@@ -15,14 +15,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _common import C1, SEED, Planted, Volumes, load_map, plant, refinement
+from _common import C1, SEED, Planted, load_map, plant, refinement, turned_onto
 from _report import launch, numbers, report
 from absl import flags
 
 from sptjax import generate, resample, resolution, symmetry
 from sptjax._types import Pose
-from sptjax.align import AlignmentSettings, align_particles, align_to_symmetry
-from sptjax.particles import Sampling, load_particles
+from sptjax.align import AlignmentSettings, align_to_symmetry
 from sptjax.refinement import RefineSettings
 
 _METHODS = flags.DEFINE_list("methods", ["bt", "hac"], "generators: bt, hac")
@@ -61,18 +60,6 @@ def made(method: str, material: generate.Material, rows: np.ndarray) -> generate
     return generate.hac_reference(
         generate.classify_ascending(material, rows, generate.HacSettings(search_vox=SEARCH))
     )
-
-
-def turned_onto(volume: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """A map in the frame of the truth, by a search of all poses."""
-    box = truth.shape[-1]
-    whole = Sampling(np.ones((box,) * 3, np.float32))
-    found = align_particles(
-        load_particles(Volumes(volume[None]), whole, box // 2 - 2), np.array([0]), truth[None], C1,
-        AlignmentSettings(), expected_score=20.0,
-    )  # fmt: skip
-    pose = Pose(jnp.asarray(found.rotation[0, 0]), jnp.asarray(found.shift[0, 0]))
-    return np.asarray(resample.transform(jnp.asarray(volume, jnp.float32), pose))
 
 
 def resolved(volume: np.ndarray, truth: np.ndarray) -> float:

@@ -26,7 +26,7 @@ from sptjax.symmetry import Symmetry
 
 Values = Mapping[str, Any]
 Say = Callable[[str], None]
-LEAST = {"bt": 2, "hac": 3, "ssa": 1}  # particles of one reference
+LEAST = {"bt": 2, "hac": 3, "ssa": 1, "sgd": 2}  # particles of one reference
 MOST_HAC = 64  # if nobody says how many
 MOST_ALONE = 64  # of a binary tree in classaverage, likewise
 
@@ -80,6 +80,7 @@ class Recipe:
         symmetries: of every reference.
         names: of the files that they are written to.
         halves: the groups are halves: ``[2, 1, n, n, n]``.
+        apart: no particle may help to make the reference of another group.
     """
 
     method: str
@@ -87,10 +88,17 @@ class Recipe:
     symmetries: tuple[Symmetry, ...]
     names: tuple[str, ...]
     halves: bool
+    apart: bool
 
 
 def recipe(
-    values: Values, count: int, symmetries: tuple[Symmetry, ...], say: Say, *, halves: bool
+    values: Values,
+    count: int,
+    symmetries: tuple[Symmetry, ...],
+    say: Say,
+    *,
+    halves: bool,
+    classes: np.ndarray | None = None,
 ) -> Recipe:
     """What the flags ask for, checked.
 
@@ -100,12 +108,15 @@ def recipe(
         symmetries: of the references.
         say: prints one line.
         halves: one reference for every half, instead of one for every class.
+        classes: of the particles, known beforehand; each makes its own reference.
     """
     method, number = _method(values)
     groups = [np.arange(half, count, 2) for half in (0, 1)] if halves else []
     if not halves:
         n = len(symmetries)
-        if values["refsplit"] == "interleaved":
+        if classes is not None:
+            groups = [np.flatnonzero(classes == r) for r in range(n)]
+        elif values["refsplit"] == "interleaved":
             groups = [np.arange(r, count, n) for r in range(n)]
         else:
             block = count // n
@@ -116,7 +127,7 @@ def recipe(
         raise InputError(
             "--refgenmethod=ssa (--ssaref): a symmetry other than c1 is needed (--sym)"
         )
-    least = LEAST.get(method, 1)
+    least = LEAST[method]
     smallest = min(len(group) for group in groups)
     if smallest < least:
         raise InputError(
@@ -136,6 +147,7 @@ def recipe(
         own,
         tuple(f"{name}.hdf" for name in names),
         halves,
+        halves or classes is not None,
     )
 
 
@@ -159,7 +171,7 @@ def _size(
     wanted, flag = number, f"--{method}ref"
     if not wanted:
         wanted, flag = values["subset4ref"], "--subset4ref"
-        if 0 < wanted < LEAST.get(method, 1):
+        if 0 < wanted < LEAST[method]:
             raise InputError(f"{flag}={wanted}: {method} needs at least {LEAST[method]} particles")
     if wanted > group and first:
         say(f"{flag}={wanted}: a group has {group} particles, all are used")
@@ -266,15 +278,15 @@ MAKERS: dict[str, Make] = {"bt": _tree, "hac": _hac, "ssa": _ssa}
 
 
 def _descent(recipe: Recipe, kitchen: Kitchen, say: Say) -> np.ndarray:
-    """Maps by stochastic gradient descent: of every half, or of all classes at once."""
+    """Maps by stochastic gradient descent: of every half or known class, or of all at once."""
     if len({s.name for s in recipe.symmetries}) > 1:
         raise InputError("--refgenmethod=sgd: all maps must have one symmetry (--sym)")
     material = prepared(kitchen)
-    groups = recipe.groups if recipe.halves else (np.sort(np.concatenate(recipe.groups)),)
-    maps: list[np.ndarray] = []
+    groups = recipe.groups if recipe.apart else (np.sort(np.concatenate(recipe.groups)),)
+    made: list[generate.Generated] = []
     for group, name in zip(groups, recipe.names):
         settings = generate.SgdSettings(
-            maps=1 if recipe.halves else len(recipe.names),
+            maps=1 if recipe.apart else len(recipe.names),
             seeds=kitchen.descent["sgdseeds"],
             seed=kitchen.seed,
             steps=kitchen.descent["sgdsteps"],
@@ -292,13 +304,12 @@ def _descent(recipe: Recipe, kitchen: Kitchen, say: Say) -> np.ndarray:
                 " another --seed"
             )
         say(f"{name if settings.maps == 1 else 'references'}: {_said(found, kitchen)}")
-        made = list(found.maps)
-        if len(made) > 1:
-            made = generate.in_one_frame(
-                material, made, settings.symmetry, kitchen.search_vox, kitchen.averaging
-            )
-        maps += [one.map for one in made]
-    return np.stack(maps)
+        made += found.maps
+    if len(made) > 1:
+        made = generate.in_one_frame(
+            material, made, recipe.symmetries[0], kitchen.search_vox, kitchen.averaging
+        )
+    return np.stack([one.map for one in made])
 
 
 def _said(found: generate.Descent, kitchen: Kitchen) -> str:

@@ -141,14 +141,11 @@ def _estimate(stack: io.Stack) -> wedge.Wedge | None:
 
 
 def read_classes(values: Mapping[str, Any], particles: Particles) -> io.ClassMatrix:
-    """``--classmx``: classes and poses of the particles used, no class empty."""
+    """``--classmx``: classes, and poses if it has any, of the particles used; no class empty."""
     path, count = values["classmx"], len(particles.whole)
     matrix = io.read_classmx(path)
     if len(matrix.classes) != count:
         raise InputError(f"--classmx: {path} has {len(matrix.classes)} rows, {count} particles")
-    posed = matrix.euler_deg is not None and matrix.shifts_vox is not None
-    if not posed and not values["ref"]:
-        raise InputError(f"--classmx: {path} holds no poses; --ref is needed")
     matrix = dataclasses.replace(
         matrix,
         **{
@@ -161,6 +158,11 @@ def read_classes(values: Mapping[str, Any], particles: Particles) -> io.ClassMat
     if (sizes == 0).any():
         raise InputError(f"--classmx: class {int(sizes.argmin())} of {path} is empty")
     return matrix
+
+
+def posed(matrix: io.ClassMatrix) -> bool:
+    """Whether a class matrix holds poses."""
+    return matrix.euler_deg is not None and matrix.shifts_vox is not None
 
 
 def read_mask(path: str, box: int, apix: float, flag: str = "--maskfile") -> np.ndarray:

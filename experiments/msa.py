@@ -57,7 +57,9 @@ def posed_particles(values: Mapping[str, Any], given: _inputs.Particles) -> msa.
         raise InputError("poses are needed, from either --inixforms or --classmx")
     rows = np.arange(len(given.stack))
     if values["classmx"]:
-        matrix = _inputs.read_classes(dict(values, ref=None), given)
+        matrix = _inputs.read_classes(values, given)
+        if not _inputs.posed(matrix):
+            raise InputError(f"--classmx: {values['classmx']} holds no poses")
         turn = rotation.from_euler(jnp.asarray(matrix.euler_deg), rotation.Convention["EMAN"])
         turns, shifts = np.asarray(turn), np.asarray(matrix.shifts_vox)
         rows = rows[matrix.classes >= 0]

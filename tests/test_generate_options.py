@@ -120,9 +120,20 @@ def test_whole_groups_are_capped(bench):
         ("symsearch3d", ["--sym=c4", "--mirror"], "--mirror does nothing without --average"),
         ("symsearch3d", ["--sym=c4", "--keep=0"], "--keep=0: a fraction above 0"),
         ("symsearch3d", ["--sym=c4", "--cmp=cc"], "--cmp"),
+        (
+            "symsearch3d",
+            ["--sym=c4", "--ref={bench}/r.hdf"],
+            "--ref does nothing without",
+        ),
+        (
+            "symsearch3d",
+            ["--sym=c4", "--average", "--ref={bench}/r.hdf"],
+            "does not lie on the axes of c4",
+        ),
     ],
 )
 def test_what_is_refused(bench, program, options, message, tmp_path):
+    options = [option.format(bench=bench) for option in options]
     with pytest.raises(InputError) as raised:
         call(program, f"--input={bench / 'p.hdf'}", f"--path={tmp_path / 'run'}", *options)
     assert re.search(message, str(raised.value))

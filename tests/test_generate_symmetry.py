@@ -8,9 +8,9 @@ import pytest
 from alignment_setting import APIX, BOX, Volumes
 from generate_setting import sampling
 from scipy.spatial.transform import Rotation
-from test_symmetry_align import Symmetric
+from test_symmetry_align import Symmetric, density
 
-from sptjax import generate, symmetry
+from sptjax import generate, masks, symmetry
 from sptjax._errors import InputError
 from sptjax.generate import SymmetrySettings
 from sptjax.generate._self_symmetry import _cosets
@@ -89,6 +89,49 @@ def test_average_shows_the_phantom(solved):
     truth = np.asarray(thing.moved(frame, shift))
     a, b = together.map - together.map.mean(), truth - truth.mean()
     assert (a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()) > 0.85
+
+
+@pytest.mark.slow
+def test_a_reference_sets_the_frame():
+    """Compared with a map on the axes, particles come to lie in its frame."""
+    rng = np.random.default_rng(3)
+    thing = Symmetric("c4", rng)
+    turns, shifts, volumes = particles_of(thing, rng)
+    material = generate.prepare(Volumes(volumes), sampling(), APIX)
+    settings = SymmetrySettings(thing.group, steps=4, search_vox=2.0, rounds=3)
+    found = generate.put_on_axes(material, np.arange(COUNT), settings)
+    lifted = np.asarray(thing.moved(np.eye(3), (0, 0, 1.0)))
+    together = generate.bring_together(material, found, settings, reference=lifted)
+    frame = jnp.asarray(relative(together.poses, turns), jnp.float32)
+    error = symmetry.angle_deg_modulo(frame, jnp.eye(3)[None], thing.group)
+    assert np.asarray(error).max() < 4
+    centre = np.einsum("nij,nj->ni", together.poses.rotation, shifts) + together.poses.shift
+    assert np.abs(centre - [0, 0, 1]).max() < 0.6
+    assert len(together.rounds) == 1
+    assert together.poses.score.min() > 5
+
+
+@pytest.mark.slow
+def test_the_axis_of_a_helix_is_found():
+    rng = np.random.default_rng(0)
+    group = symmetry.parse("h6:1:50:2.2")
+    turn, rise = (np.asarray(x[1], float) for x in (group.operators, group.shifts))
+    unit = rng.normal(size=(5, 3)) * np.array([3.5, 3.5, 1.0])
+    powers = [np.linalg.matrix_power(turn if k >= 0 else turn.T, abs(k)) for k in range(-9, 10)]
+    points = np.concatenate([unit @ s.T + k * rise for k, s in zip(range(-9, 10), powers)])
+    height = np.tile(rng.uniform(0.5, 1.5, 5), 19)
+    turns = Rotation.random(3, rng=rng).as_matrix()
+    shifts = rng.uniform(-0.7, 0.7, (3, 3))
+    ball = np.asarray(masks.sphere(BOX, 9, 2.0))
+    volumes = np.stack([density(points @ r.T + t, height) * ball for r, t in zip(turns, shifts)])
+    noisy = volumes + 0.2 * volumes.std() * rng.normal(size=volumes.shape)
+    material = generate.prepare(Volumes(noisy.astype(np.float32)), sampling(), APIX)
+    settings = SymmetrySettings(group, steps=4, search_vox=2.0)
+    found = generate.put_on_axes(material, np.arange(3), settings)
+    frame = relative(found, turns)
+    assert np.degrees(np.arccos(np.abs(frame[:, 2, 2]))).max() < 3
+    centre = np.einsum("nij,nj->ni", found.rotation, shifts) + found.shift
+    assert np.linalg.norm(centre[:, :2], axis=1).max() < 0.5
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import numpy as np
 from .._errors import InputError
 from ..averaging import Averaging
 from ..centring import Autocentre
-from ._maps import Generated, centred, composed, raw_maps
+from ._maps import Generated, centred, composed, raw_maps, verdict
 from ._material import Material
 from ._merging import Pair, Rules, merges
 from ._pairs import Pairs, align_pairs, plan_pairs
@@ -271,6 +271,8 @@ def hac_reference(dendrogram: Dendrogram) -> Generated:
             "hierarchical classification merged no pair of particles"
             f" ({dendrogram.stopped}): there is no average"
         )
+    single = [dendrogram.nodes[i].score for i in dendrogram.rounds[0].made]
+    said = verdict(float(np.mean(single)), top.score) if top.round > 0 else ""
     return Generated(
         map=top.map,
         indices=dendrogram.indices[top.members],
@@ -278,5 +280,6 @@ def hac_reference(dendrogram: Dendrogram) -> Generated:
         shift=top.shift,
         score=np.full(len(top), top.score),
         note=f"hierarchical classification: {len(top)} of {len(dendrogram.indices)} particles in"
-        f" the largest average after {len(dendrogram.rounds)} rounds ({dendrogram.stopped})",
+        f" the largest average after {len(dendrogram.rounds)} rounds ({dendrogram.stopped}),"
+        f" last merged with {top.score:.1f} sigma{said}",
     )

@@ -14,6 +14,7 @@ from ._material import Material
 Progress = Callable[[Iterable, str], Iterable]
 Say = Callable[[str], None]
 _AT_ONCE = 32  # averages in memory
+GROWTH = 1.25  # of the evidence, at least, from particles to averages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,21 @@ class Generated:
     shift: np.ndarray
     score: np.ndarray
     note: str = ""
+
+
+def verdict(first: float, last: float) -> str:
+    """What a note says where averages agree no better than single particles do.
+
+    Scores between objects of more and more particles grow with what they have in common; those
+    between averages of noise stay where chance puts them.
+
+    Args:
+        first: mean evidence between single particles.
+        last: between averages.
+    """
+    if last > GROWTH * first:
+        return ""
+    return "; averages agree no better than single particles do: NOT CONVERGED"
 
 
 def raw_maps(

@@ -40,7 +40,8 @@ from ._material import Material, Objects, on_centred_grid, on_grid
 Progress = Callable[[Iterable, str], Iterable]
 FINAL_STEPS = 6
 ROW = 8  # objects that are aligned to one at a time
-LEAST_WEIGHT = 0.02  # of the largest of its shell, below which the fixed object is not divided
+LEAST_WEIGHT = 0.02  # of the largest nearby, below which the fixed object is not divided
+NEARBY = 2  # shells; beyond a zero of the CTF, within the fall of the signal
 CLOSEST = 1 - 1e-6  # squared correlation
 
 
@@ -224,8 +225,9 @@ def _table(data: Array, weight: Array, band: _Band, kmax: int) -> _Fixed:
     grid = on_centred_grid(weight, band.vectors, box)[1:, 1:, 1:].reshape(-1)
     one = SliceTable(stacked.real[0], stacked.imag[0], stacked.half, stacked.pad, stacked.order)
     shell = jnp.rint(jnp.linalg.norm(band.vectors, axis=1)).astype(jnp.int32)
-    most = jax.ops.segment_max(weight, shell, kmax + 2)[shell]
-    least = jnp.maximum(LEAST_WEIGHT * most, TINY)
+    most = jax.ops.segment_max(weight, shell, kmax + 2)
+    near = lax.reduce_window(most, 0.0, lax.max, (2 * NEARBY + 1,), (1,), "SAME")
+    least = jnp.maximum(LEAST_WEIGHT * near[shell], TINY)
     return _Fixed(one, SliceTable(grid, grid, box // 2 - 1, 1.0, 1), least)
 
 

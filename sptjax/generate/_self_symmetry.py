@@ -26,7 +26,7 @@ from ..averaging import Averaging
 from ..orientations import OrientationSet
 from ..selection import Selection, select
 from ..symmetry import Symmetry, copies
-from ._maps import Generated, composed, raw_maps
+from ._maps import Generated, composed, raw_maps, verdict
 from ._material import Material, Objects, Sums, on_centred_grid, on_grid
 from ._pairs import PairSearch, align_pairs, band_of, pair_plan, plan_pairs
 
@@ -80,12 +80,14 @@ class Together:
         used: of every particle, whether it is in the average.
         map: the average.
         rounds: indices of the particles kept in every round.
+        grown: mean evidence of 1, 2, 4 ... particles against the average of those before them.
     """
 
     poses: OnAxes
     used: np.ndarray
     map: np.ndarray
     rounds: tuple[np.ndarray, ...]
+    grown: tuple[float, ...]
 
 
 def put_on_axes(
@@ -197,13 +199,14 @@ def bring_together(
         )
         return sums.add(material, rows, turns, shifts, np.zeros(len(rows), int), progress=progress)
 
-    nothing = Sums.empty(material, 1)
+    nothing, grown = Sums.empty(material, 1), []
     if reference is None:
         order = np.argsort(-found.score, kind="stable")
         sums, done = with_(order[:1], nothing), 1
         while done < count:
             batch = order[done : 2 * done]
             settle(batch, sums.objects(material), "common frame")
+            grown.append(float(evidence[batch].mean()))
             sums, done = with_(batch, sums), done + len(batch)
         target = sums.objects(material)
     else:
@@ -224,12 +227,14 @@ def bring_together(
         material, rows, turn[used], shift[used], np.zeros(len(rows), int), 1,
         settings.averaging, symmetry=symmetry, progress=progress,
     )[0]  # fmt: skip
-    return Together(OnAxes(found.indices, turn, shift, evidence), used, volume, tuple(kept))
+    poses = OnAxes(found.indices, turn, shift, evidence)
+    return Together(poses, used, volume, tuple(kept), tuple(grown))
 
 
 def symmetry_reference(together: Together) -> Generated:
     """The average with the poses of the particles in it."""
-    used, poses = together.used, together.poses
+    used, poses, grown = together.used, together.poses, together.grown
+    said = verdict(grown[0], grown[-1]) if len(grown) > 1 else ""
     return Generated(
         map=together.map,
         indices=poses.indices[used],
@@ -237,7 +242,7 @@ def symmetry_reference(together: Together) -> Generated:
         shift=poses.shift[used],
         score=poses.score[used],
         note=f"self-symmetry: {int(used.sum())} of {len(used)} particles, median evidence"
-        f" {np.median(poses.score):.1f} sigma",
+        f" {np.median(poses.score):.1f} sigma{said}",
     )
 
 

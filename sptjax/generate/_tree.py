@@ -13,7 +13,7 @@ import numpy as np
 from .._errors import InputError
 from ..averaging import Averaging
 from ..centring import Autocentre
-from ._maps import Generated, centred, composed, raw_maps
+from ._maps import Generated, centred, composed, raw_maps, verdict
 from ._material import Material
 from ._pairs import align_pairs, plan_pairs
 
@@ -139,7 +139,8 @@ def tree_reference(tree: Tree) -> Generated:
     assert last.maps is not None, "the last level has maps"
     member = last.node == 0
     depth = len(tree.levels) - 1
-    score = [f"{level.score.mean():.1f}" for level in tree.levels[1:]]
+    means = [float(level.score.mean()) for level in tree.levels[1:]]
+    said = verdict(means[0], means[-1]) if depth > 1 else ""
     return Generated(
         map=last.maps[0],
         indices=tree.indices[member],
@@ -147,5 +148,5 @@ def tree_reference(tree: Tree) -> Generated:
         shift=last.shift[member],
         score=np.full(member.sum(), last.score[0]),
         note=f"binary tree of {len(tree.indices)} particles, {depth} levels,"
-        f" mean evidence {', '.join(score)} sigma",
+        f" mean evidence {', '.join(f'{x:.1f}' for x in means)} sigma{said}",
     )
