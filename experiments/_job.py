@@ -88,6 +88,13 @@ def _processes(values: Values) -> distributed.Hosts:
     return distributed.ALONE
 
 
+def _launched() -> bool:
+    """Whether SLURM or Open MPI started this process as one of several."""
+    sizes = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+    ranks = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+    return any(int(os.environ.get(s, 1)) > 1 and r in os.environ for s, r in zip(sizes, ranks))
+
+
 def device() -> str:
     """What the run computes on, in words."""
     first = jax.local_devices()[0]

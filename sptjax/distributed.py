@@ -6,7 +6,6 @@ after the alignment, the sums of the averages are added once a round, and everyt
 """
 
 import dataclasses
-import os
 from typing import Any, TypeVar
 
 import jax
@@ -134,13 +133,6 @@ def join(
     if expected is not None and hosts.count != expected:
         raise InputError(f"--parallel=mpi:{expected}: there are {hosts.count} processes")
     return hosts
-
-
-def launched() -> bool:
-    """Whether SLURM or Open MPI started this process as one of several."""
-    sizes = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    ranks = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
-    return any(int(os.environ.get(s, 1)) > 1 and r in os.environ for s, r in zip(sizes, ranks))
 
 
 def _sum_in_pairs(parts: list[np.ndarray]) -> np.ndarray:
