@@ -272,7 +272,9 @@ def hac_reference(dendrogram: Dendrogram) -> Generated:
             f" ({dendrogram.stopped}): there is no average"
         )
     single = [dendrogram.nodes[i].score for i in dendrogram.rounds[0].made]
-    said = verdict(float(np.mean(single)), top.score) if top.round > 0 else ""
+    said = ""
+    if top.round > 0:
+        said = verdict(float(np.mean(single)), top.score, np.log2(len(top) / 2))
     return Generated(
         map=top.map,
         indices=dendrogram.indices[top.members],

@@ -14,7 +14,8 @@ from ._material import Material
 Progress = Callable[[Iterable, str], Iterable]
 Say = Callable[[str], None]
 _AT_ONCE = 32  # averages in memory
-GROWTH = 1.25  # of the evidence, at least, from particles to averages
+GROWTH = 0.08  # of the evidence, at least, with every doubling of the particles
+CHANCE = 6.0  # sigma that noise alone does not reach
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Generated:
     note: str = ""
 
 
-def verdict(first: float, last: float) -> str:
+def verdict(first: float, last: float, doublings: float) -> str:
     """What a note says where averages agree no better than single particles do.
 
     Scores between objects of more and more particles grow with what they have in common; those
@@ -47,8 +48,9 @@ def verdict(first: float, last: float) -> str:
     Args:
         first: mean evidence between single particles.
         last: between averages.
+        doublings: how often the particles of an object doubled from the one to the other.
     """
-    if last > GROWTH * first:
+    if last > CHANCE and last > (1 + GROWTH * doublings) * first:
         return ""
     return "; averages agree no better than single particles do: NOT CONVERGED"
 

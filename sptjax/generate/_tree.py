@@ -140,7 +140,7 @@ def tree_reference(tree: Tree) -> Generated:
     member = last.node == 0
     depth = len(tree.levels) - 1
     means = [float(level.score.mean()) for level in tree.levels[1:]]
-    said = verdict(means[0], means[-1]) if depth > 1 else ""
+    said = verdict(means[0], means[-1], depth - 1) if depth > 1 else ""
     return Generated(
         map=last.maps[0],
         indices=tree.indices[member],
