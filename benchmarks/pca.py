@@ -31,7 +31,7 @@ _TURN = flags.DEFINE_float("turn", 3.0, "standard deviation of the poses about e
 _NBASIS = flags.DEFINE_integer("nbasis", 3, "components", lower_bound=1)
 
 SMALL_SUBUNIT = "5 B D F A H J C S O K M I L N R T G Q E P".split()  # chains of 7p6z
-TRNA = ["6"]
+TRNA = ["7"]
 
 
 def pair(name: str) -> tuple[np.ndarray, float]:

@@ -45,6 +45,7 @@ def test_every_known_class_makes_its_reference(bench, tmp_path, monkeypatch):  #
         assert io.read_hdf(tmp_path / "run_01" / f"ref{r}.hdf")[1]["spt_ptcl_indxs"] == rows
 
 
+@pytest.mark.slow
 def test_halves_of_a_known_class_make_references(bench, tmp_path, monkeypatch):  # noqa: F811
     membership(tmp_path / "mx.hdf", CLASSES)
     call(
@@ -146,6 +147,7 @@ def middle(volume):
     )
 
 
+@pytest.mark.slow
 def test_averages_are_centred():
     """The mean density of a tree's and a classification's map moves to the centre of the box."""
     material = off_centre()
@@ -180,6 +182,7 @@ def test_noise_alone_is_said_not_to_converge():
     assert "NOT CONVERGED" in generate.hac_reference(found).note
 
 
+@pytest.mark.slow
 def test_particles_are_not_said_to_be_noise():
     *_, material = planted()
     tree = generate.binary_tree(material, np.arange(4), generate.TreeSettings(search_vox=2.0))
