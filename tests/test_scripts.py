@@ -82,7 +82,7 @@ MULTI = {
         ["--subset=2", "--nref=3"],
         r"--nref=3: there are only 2 particles",
     ),
-    "parallel scheme": (["--parallel=mpi:4"], r"--parallel=mpi:4: known are auto, none, thread"),
+    "parallel scheme": (["--parallel=all:4"], r"--parallel=all:4: known are auto, none, thread"),
     "no threads": (["--parallel=thread:0"], r"--parallel=thread:0: .*at least 1"),
     "parallel word": (["--parallel=thread:many"], r"--parallel=thread:many: .*at least 1"),
     "no such GPU": (["--parallel=gpu:99"], r"--parallel=gpu:99: \d+ GPUs are there"),
