@@ -83,7 +83,7 @@ def _processes(values: Values) -> distributed.Hosts:
         return distributed.join(*stated)
     if any(x is not None for x in stated):
         raise InputError("--coordinator, --num_processes and --process_id belong together")
-    if (scheme == "mpi" and int(rest) > 1) or distributed.launched():
+    if (scheme == "mpi" and int(rest) > 1) or _launched():
         return distributed.join(expected=int(rest) if scheme == "mpi" else None)
     return distributed.ALONE
 
