@@ -238,7 +238,7 @@ def test_which_form(tmp_path):
     assert guess([[0], [1], [0]]) == [0, 1, 0]
     assert guess([[2], [2]]) == [2, 2]
     for unclear in ([[1], [1]], [[0], [0]], [[1, 0], [0, 0]], [[1, 1], [0, 1]], [[0.5], [1.5]]):
-        with pytest.raises(InputError, match="--classmx-format"):
+        with pytest.raises(InputError, match="classmx_format"):
             guess(unclear)
     assert guess([[1, 0], [0, 0]], "membership") == [0, -1]
     assert guess([[1], [1]], "membership") == [0, 0]

@@ -160,6 +160,6 @@ def _guess(path: str | os.PathLike[str], plane: np.ndarray) -> Form:
     elif (np.count_nonzero(plane, axis=1) == 1).all():
         return "membership"
     raise InputError(
-        f"{path} could hold class numbers or memberships: say which by --classmx-format="
-        "membership or --classmx-format=wiki."
+        f"{path} could hold class numbers or memberships: the header item classmx_format"
+        " (wiki or membership) must say which."
     )
