@@ -217,11 +217,12 @@ def _block_batches(assigned: Assigned, count: int, size: int, hosts: Hosts) -> l
     """The particles of this process, cut where any of ``BLOCKS`` processes would cut them."""
     parts = max(BLOCKS // hosts.count, 1) if BLOCKS % hosts.count == 0 else 1
     edges = block_edges(count, parts * hosts.count)[hosts.index * parts :][: parts + 1]
+    cut = itertools.pairwise(edges)
+    rows = [np.flatnonzero((assigned.indices >= a) & (assigned.indices < b)) for a, b in cut]
+    here = min(size, 1 << max(max(map(len, rows)) - 1, 0).bit_length())
     batches = []
-    for block, (first, last) in enumerate(itertools.pairwise(edges)):
-        rows = np.flatnonzero((assigned.indices >= first) & (assigned.indices < last))
-        here = min(size, 1 << max(len(rows) - 1, 0).bit_length())
-        batches += [(*b, block) for b in padded_batches(rows, here)]
+    for block, own in enumerate(rows):
+        batches += [(*b, block) for b in padded_batches(own, here)]
     return batches
 
 
