@@ -27,7 +27,7 @@ from sptjax._types import Pose
 from sptjax.comparators import COMPARATORS, Comparator, compare
 from sptjax.selection import Selection
 
-LEAST_ALIKE = 0.7  # correlation of --ref with its mean over the symmetry
+LEAST_ALIKE = 0.15  # mean correlation of --ref with its turned copies; off the axes at most 0.1
 
 _generator.define("symsearch")
 flags.DEFINE_integer("steps", 10, "starts that are refined, of every particle", lower_bound=1)
@@ -121,15 +121,34 @@ def _reference(
     maps = _inputs.load_references(values["ref"], particles, values["apix"], console.say)
     if len(maps) != 1:
         raise InputError(f"--ref={values['ref']}: one map is needed, not {len(maps)}")
-    here = Pose(jnp.eye(3), jnp.zeros(3))
-    mean = np.asarray(_generator.symmetrised(jnp.asarray(maps[0]), here, own))
-    alike = np.corrcoef(mean.ravel(), maps[0].ravel())[0, 1]
+    alike = _alike(maps[0], own)
     if not alike > LEAST_ALIKE:
         raise InputError(
-            f"--ref: {values['ref']} does not lie on the axes of {own.name}: its correlation with"
-            f" its mean over the symmetry is {alike:.2f}, {LEAST_ALIKE:g} is needed"
+            f"--ref: {values['ref']} does not lie on the axes of {own.name}: its mean correlation"
+            f" with its turned copies is {alike:.2f}, {LEAST_ALIKE:g} is needed"
         )
     return maps[0]
+
+
+def _alike(volume: np.ndarray, own: symmetry.Symmetry) -> float:
+    """Mean correlation of a map with its copies under the symmetry, the identity left out.
+
+    What is alike under any turn is taken away first: the mean of every ring about z, or, where
+    the axes point many ways, of every sphere about the centre.
+    """
+    z, y, x = np.indices(volume.shape) - volume.shape[0] // 2
+    inside = x**2 + y**2 + z**2 < (volume.shape[0] // 2) ** 2
+    one_axis = own.name[0] in "cdh"
+    radius = np.rint(np.sqrt(x**2 + y**2 + (0 if one_axis else z**2))).astype(int)
+    bins = radius + (z - z.min()) * (radius.max() + 1) if one_axis else radius
+    bins = np.unique(bins[inside], return_inverse=True)[1]
+    rest = np.zeros(volume.shape, np.float32)
+    means = np.bincount(bins, volume[inside]) / np.bincount(bins)
+    rest[inside] = volume[inside] - means[bins]
+    here = Pose(jnp.eye(3), jnp.zeros(3))
+    mean = np.asarray(_generator.symmetrised(jnp.asarray(rest), here, own))
+    share = np.sum(mean * rest, dtype=float) / max(np.sum(rest**2, dtype=float), 1e-30)
+    return float((len(own) * share - 1) / (len(own) - 1))
 
 
 def _scored(

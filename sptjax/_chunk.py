@@ -71,17 +71,17 @@ def read_ahead(read: Callable[[T], U], items: Iterable[T], depth: int = 1) -> It
     Yields:
         (item, what was read).
     """
-    todo = iter(items)
+    rest = iter(items)
     with ThreadPoolExecutor(1) as pool:
         waiting = collections.deque(
-            (item, pool.submit(read, item)) for item in itertools.islice(todo, depth + 1)
+            (item, pool.submit(read, item)) for item in itertools.islice(rest, depth + 1)
         )
         while waiting:
             item, future = waiting.popleft()
             result = future.result()
             yield item, result
             del result
-            waiting.extend((more, pool.submit(read, more)) for more in itertools.islice(todo, 1))
+            waiting.extend((more, pool.submit(read, more)) for more in itertools.islice(rest, 1))
 
 
 def begin_ahead(
