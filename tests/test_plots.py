@@ -101,11 +101,25 @@ def test_every_class_has_its_row_and_nothing_else_is_drawn(rng, count):
     assert max(width, height) < 16
 
 
+def test_projections_are_sums_along_the_axes(volumes):
+    figure = plots.projections(volumes, 4.0)
+    for c, v in enumerate(volumes):
+        expected = [v.sum(0), v.sum(1), v.sum(2)]
+        for axes, image in zip(figure.axes[3 * c : 3 * c + 3], expected):
+            drawn: Any = axes.get_images()[0]
+            np.testing.assert_allclose(drawn.get_array(), image, rtol=1e-6)
+            stack = np.stack(expected)
+            assert drawn.get_clim() == pytest.approx((stack.min(), stack.max()), rel=1e-5)
+    assert [a.get_title() for a in figure.axes[:3]] == ["xy, along z", "xz, along y", "yz, along x"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["10 Å"]
+
+
 def test_flat_and_broken_volumes_still_draw():
     volumes = np.stack([np.full((4, 4, 4), 2.0), np.full((4, 4, 4), np.nan)])
     figure = plots.central_slices(volumes, 4.0)
     figure.canvas.draw()
     assert figure.axes[0].get_images()[0].get_clim() == (-1.0, 5.0)
+    plots.projections(volumes, 4.0).canvas.draw()
 
 
 # ---------------------------------------------------------------- FSC
@@ -215,19 +229,75 @@ def test_margin_curves_are_the_cumulative_distribution(rng):
     margins, classes = rng.exponential(size=200), rng.integers(-1, 3, 200)
     margins[:4] = np.inf, np.nan, -np.inf, np.inf
     figure = plots.margins(margins, classes)
-    lines = labelled(figure.axes[0])
-    assert len(lines) == 3
-    for index, line in enumerate(lines):
+    upper, lower = figure.axes
+    outlines: Any = [patch for patch in upper.patches if patch.get_label()]
+    lines = lower.get_lines()
+    assert len(lines) == len(outlines) == 3
+    for index, (line, outline) in enumerate(zip(lines, outlines)):
         own = margins[(classes == index) & np.isfinite(margins)]
-        assert line.get_label() == f"class {index} (n = {own.size})"
+        assert outline.get_label() == f"class {index} (n = {own.size})"
+        counts, edges, _ = outline.get_data()
+        assert np.array_equal(np.histogram(own, edges)[0], counts)
+        assert counts.sum() == own.size
         x, share = line.get_data()
         for at in (0.1, 0.7, 1.5):
             drawn = share[np.searchsorted(x, at, side="right") - 1] if at >= x[0] else 0
             assert drawn == pytest.approx((own <= at).mean())
     assert len(set(colours(lines))) == 3
-    assert "margin" in figure.axes[0].get_xlabel()
-    assert figure.axes[0].get_xlim()[0] == 0
+    assert "margin" in lower.get_xlabel()
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("particles", "share with at most this")
+    assert lower.get_xlim()[0] == 0
     assert legend_is_outside(figure)
+
+
+def ribbons(axes):
+    """Width, start and end of every ribbon of a flow, by its colour and corners."""
+    found = []
+    for patch in axes.patches:
+        corners = patch.get_path().vertices
+        if len(corners) == 8:
+            (x0, a), (x1, b) = corners[0], corners[3]
+            colour = matplotlib.colors.to_hex(patch.get_facecolor()[:3])
+            found.append((round(x0), round(x1), a, b, corners[7, 1] - a, colour))
+    return found
+
+
+def test_ribbons_are_as_wide_as_the_particles_that_move():
+    classes = np.array([[0, 0, 0, 1, 1, -1], [0, 0, 1, 1, 1, 2], [2, 0, 1, 1, 0, 2]])
+    figure = plots.class_flow(classes)
+    axes = figure.axes[0]
+    drawn = {(x, colour, width) for x, _, _, _, width, colour in ribbons(axes)}
+    blue, red, green = (c.lower() for c in plots.OKABE_ITO[:3])
+    assert drawn == {
+        *((0, blue, 2), (0, blue, 1), (0, red, 2)),  # 0 to 0, 0 to 1, 1 to 1
+        *((1, blue, 1), (1, red, 2), (1, red, 1), (1, green, 1)),
+    }
+    first = [r for r in ribbons(axes) if r[0] == 0]
+    assert sum(r[4] for r in first) == 5  # the sixth particle had no class
+    assert {text.get_text() for text in axes.texts} == {"3", "2", "1"}
+    assert axes.get_xlabel() == "round"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["class 0", "class 1", "class 2"]
+    low, high = axes.get_ylim()
+    assert low > high  # class 0 on top
+    assert legend_is_outside(figure)
+
+
+def test_ribbons_leave_and_reach_their_columns_without_overlap(rng):
+    classes = rng.integers(0, 4, (3, 60))
+    axes = plots.class_flow(classes).axes[0]
+    for column in (0, 1):
+        for end in (2, 3):
+            spans = sorted((r[end], r[end] + r[4]) for r in ribbons(axes) if r[0] == column)
+            assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(spans))
+
+
+def test_of_many_rounds_the_first_and_the_last_are_drawn():
+    axes = plots.class_flow(np.zeros((50, 3), int)).axes[0]
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(shown) == 12
+    assert (shown[0], shown[-1]) == ("0", "49")
 
 
 def test_past_eight_classes_the_line_style_tells_them_apart():
@@ -258,6 +328,62 @@ def test_empty_input_still_gives_a_figure():
     plots.score_histogram([]).canvas.draw()
     plots.margins(np.zeros(0), np.zeros(0, int)).canvas.draw()
     plots.central_slices(np.zeros((0, 4, 4, 4)), 1.0).canvas.draw()
+    plots.class_flow(np.zeros((0, 5), int)).canvas.draw()
+    plots.class_flow(np.full((2, 5), -1)).canvas.draw()
+    plots.viewing_directions([]).canvas.draw()
+    plots.viewing_directions([np.zeros((0, 3))]).canvas.draw()
+    plots.fourier_coverage(np.zeros((0, 8, 8, 8)), 1.0).canvas.draw()
+
+
+# ---------------------------------------------------------------- what was seen
+
+
+def test_directions_say_what_is_unseen(rng):
+    poles = np.array([[0, 0, 1.0]] * 7)
+    spread = rng.normal(size=(2000, 3))
+    figure = plots.viewing_directions([poles, spread], ["side", "all"])
+    side, everywhere = (a for a in figure.axes if a.get_title())
+    assert [a.get_title() for a in (side, everywhere)] == ["side: 7 views", "all: 2000 views"]
+    assert side.get_xlabel().startswith("98.3% farther than 15° from any view")
+    gap = float(side.get_xlabel().split("largest gap: ")[1].removesuffix("°"))
+    assert 177 < gap <= 180
+    assert everywhere.get_xlabel().startswith("0% farther")
+    (mesh,) = side.collections[:1]
+    density = np.asarray(mesh.get_array()).reshape(37, 73)  # latitude, longitude
+    assert density[-1].min() > 10  # towards the pole
+    assert density[:18].max() < 1e-6
+    (bar,) = (a for a in figure.axes if a.get_ylabel())
+    assert bar.get_ylabel() == "density of views (even: 1)"
+    figure.canvas.draw()
+
+
+def test_coverage_figure_shows_slices_shells_and_the_missing_share():
+    grid = np.zeros((2, 16, 16, 16), np.float32)
+    grid[0] = 1
+    grid[1, :, :, 8:] = 0.5  # half of Fourier space, half of the particles
+    figure: Any = plots.fourier_coverage(grid, 5.0, ["whole", "half"])
+    figure.canvas.draw()
+    panels = [axes for axes in figure.axes if axes.get_images()]
+    for c, own in enumerate(grid):
+        for axes, plane in zip(panels[3 * c :], (own[8], own[:, 8], own[:, :, 8])):
+            drawn = axes.get_images()[0].get_array()
+            np.testing.assert_array_equal(drawn[~drawn.mask], plane[~drawn.mask])
+            assert 0.5 < (~drawn.mask).mean() < 0.7  # a circle in its square
+            assert axes.get_images()[0].get_clim() == (0, 1)
+    assert [panels[i].get_title() for i in range(3)] == ["kx, ky", "kx, kz", "ky, kz"]
+    assert panels[0].get_ylabel() == "whole\n0% unsampled"
+    assert panels[3].get_ylabel().startswith("half\n4")  # the plane x = 0 is sampled
+    assert "0.1 1/Å" in panels[3].get_xlabel()
+    (curves,) = (a for a in figure.axes if a.get_xlabel() == "spatial frequency (1/Å)")
+    mean, least, other, bottom, *_ = curves.get_lines()
+    np.testing.assert_allclose(mean.get_xdata(), np.arange(1, 8) / 80)
+    np.testing.assert_array_equal(mean.get_ydata(), 1)
+    np.testing.assert_array_equal(least.get_ydata(), 1)
+    axis = np.arange(16) - 8
+    shell = np.rint(np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2))
+    wanted = [grid[1][shell == s].mean() for s in range(1, 7)]
+    np.testing.assert_allclose(other.get_ydata()[:6], wanted, rtol=1e-6)
+    np.testing.assert_array_equal(bottom.get_ydata(), 0)
 
 
 # ---------------------------------------------------------------- errors, files
@@ -275,6 +401,12 @@ def test_empty_input_still_gives_a_figure():
         lambda: plots.class_occupancy(np.zeros((3, 2)), np.zeros(2)),
         lambda: plots.margins(np.zeros(3), np.zeros(2, int)),
         lambda: plots.margins(np.zeros(3), np.arange(3), ["a", "b"]),
+        lambda: plots.class_flow(np.zeros(3, int)),
+        lambda: plots.class_flow(np.array([[0, 1, 2]]), ["a", "b"]),
+        lambda: plots.viewing_directions([np.zeros((2, 3))]),
+        lambda: plots.viewing_directions([np.ones((2, 2))]),
+        lambda: plots.fourier_coverage(np.zeros((4, 4, 4)), 1.0),
+        lambda: plots.fourier_coverage(np.zeros((1, 4, 4, 4)), 0.0),
     ],
 )
 def test_arrays_that_do_not_match_are_refused(draw):
@@ -297,5 +429,5 @@ def test_save_writes_a_png_of_150_dots_per_inch_and_only_that(tmp_path):
 
 
 def test_figures_need_no_pyplot():
-    source = pathlib.Path(plots.__file__).read_text()
-    assert "matplotlib.pyplot" not in source
+    for path in pathlib.Path(plots.__file__).parent.glob("*.py"):
+        assert "matplotlib.pyplot" not in path.read_text()
