@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import _help
 import _inputs
 import jax.numpy as jnp
 import numpy as np
@@ -19,34 +20,34 @@ from sptjax.io._atomic import atomic_path
 Values = Mapping[str, Any]
 
 
+@_help.group("classification")
 def define() -> None:
     """Define the flags of ``refinemulti`` that ``classaverage`` lacks."""
     f = flags
     f.DEFINE_bool(
         "skipali",
         False,
-        "keep the poses of --inixforms or --classmx and sort alone; without --ref the first classes"
-        " come from the differences between the particles",
+        "keep the poses of --inixforms or --classmx and sort alone; without --ref, by the"
+        " differences between particles",
     )
     f.DEFINE_string("maskalign", None, "mask volume of the references while particles are aligned")
     f.DEFINE_string(
         "maskclass",
         None,
-        "mask volume inside which classes may differ: at the best pose of a particle all classes"
-        " are scored with references that are their common mean outside",
+        "mask volume inside which classes may differ: outside, all references are their common"
+        " mean",
     )
     f.DEFINE_integer(
         "anneal",
         0,
-        "rounds in which classes are drawn at random by their scores, the later the less; against"
-        " classes that settle too early",
+        "rounds in which classes are drawn at random by score, the later the less: none settles"
+        " too early",
         lower_bound=0,
     )
     f.DEFINE_integer(
         "nseeds",
         1,
-        "repeat the run with so many seeds, in folders seed<i>_01, and report how far they agree"
-        " (stability.txt, stability.json)",
+        "repeat the run with so many seeds and report how far they agree (stability.txt)",
         lower_bound=1,
     )
 

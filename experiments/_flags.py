@@ -7,9 +7,10 @@ checked objects before anything is computed or written.
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import _help
 import jax
 from _argv import take_back_v
 from absl import app, flags, logging
@@ -28,122 +29,71 @@ def define_shared(path: str, output: str, *, fine_like_coarse: bool, mask_target
         fine_like_coarse: default of ``--procfinelikecoarse``.
         mask_target: default of ``--maskfile_target``.
     """
-    _define_run(path, output)
+    _define_input()
     _define_references()
     _define_preprocessing(fine_like_coarse, mask_target)
     _define_alignment()
+    _define_classification()
     _define_averaging()
-    _define_files()
+    _define_output(path, output)
+    _define_computing()
 
 
-def _define_run(path: str, output: str) -> None:
+@_help.group("input")
+def _define_input() -> None:
     f = flags
     f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
-    f.DEFINE_string("path", path, "stem of the run folder: results go to <path>_NN")
-    f.DEFINE_string("output", output, "name of the final averages in the run folder (.hdf)")
-    f.DEFINE_integer(
-        "iter",
-        1,
-        "rounds of alignment and averaging; a run that has converged stops earlier",
-        lower_bound=1,
-    )
     f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
     f.DEFINE_float("apix", 0.0, "angstrom per voxel of particles and references; 0 = their headers")
     f.DEFINE_string(
         "wedge",
         "auto",
-        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees"
-        " (axis y or x), or a file of weights (one grid, or one per particle)",
+        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees, or"
+        " a file of weights",
     )
     f.DEFINE_bool(
         "premultiplied",
         False,
         "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
     )
-    f.DEFINE_integer("seed", 0, "of all random numbers", lower_bound=0)
-    f.DEFINE_bool("resume", False, "go on with the last run of --path from its last whole round")
     f.DEFINE_string(
-        "parallel",
-        "auto",
-        "auto = all devices and cores, and all processes that SLURM or Open MPI started; mpi:N ="
-        " these must be N; thread:N = N cores; none = one core, step by step; gpu[:i,j] = these"
-        " GPUs; results do not depend on it",
-    )
-    f.DEFINE_string(
-        "coordinator",
+        "inixforms",
         None,
-        "host:port of the first of several processes, each started with the same options; with"
-        " --num_processes and --process_id",
+        "poses known beforehand: a table of EMAN2, RELION, Dynamo, STOPGAP, AV3, PyTom or CSV;"
+        " --align=None keeps them",
     )
-    f.DEFINE_integer("num_processes", None, "how many processes share the run", lower_bound=1)
-    f.DEFINE_integer("process_id", None, "which of them this is, from 0 on", lower_bound=0)
-    f.DEFINE_float(
-        "memory",
-        0.0,
-        "GB that the run may use; 0 = 80 % of what is free. Batches get smaller, and coefficients"
-        " go to a file, until it fits",
-        lower_bound=0.0,
-    )
-    f.DEFINE_string(
-        "scratch",
-        None,
-        "folder for the file of coefficients if they do not fit into memory (default: that of the"
-        " run)",
-    )
-    f.DEFINE_enum(
-        "cache",
-        "float32",
-        ["float32", "bfloat16"],
-        "how coefficients are kept; bfloat16 takes half the room and has three digits",
-    )
-    f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
-    f.DEFINE_integer(
-        "verbose",
-        0,
-        "0 = one line a round; 1 = progress bars too; 2 = classes; 3 = scores of particles;"
-        " 4 = their margins; 5 = their poses; 9 = settings, compilations, memory",
-        lower_bound=0,
-        upper_bound=11,
-    )
+    f.DEFINE_string("classmx", None, "class matrix (.hdf): start from its classes and poses")
 
 
+@_help.group("references")
 def _define_references() -> None:
     f = flags
     f.DEFINE_string("ref", None, "reference map(s), comma separated; file:n takes image n")
     f.DEFINE_float(
         "refrandphase",
         0.0,
-        "random phases of references beyond this, angstrom: makes halves independent, copies"
+        "random phases of references beyond this, angstrom: halves become independent, copies"
         " differ; 0 = not",
     )
     f.DEFINE_bool(
         "refpreprocess",
         False,
-        "preprocess given references like the particles (averages of later rounds always are);"
-        " off for densities of atomic models, which are positive everywhere",
+        "preprocess given references like the particles; off for densities of atomic models,"
+        " which are positive everywhere",
     )
     f.DEFINE_string(
         "sym",
         "c1",
-        "symmetry: c<n>, d<n>, tet, oct, icos, h<n>:1:<daz>:<tz>;"
-        " averages are symmetrised, the search covers one asymmetric unit",
+        "symmetry c<n>, d<n>, tet, oct, icos, h<n>:1:<daz>:<tz>: averages are symmetrised, one"
+        " asymmetric unit is searched",
     )
     f.DEFINE_bool("breaksym", False, "search one asymmetric unit but do not symmetrise averages")
-    f.DEFINE_string("classmx", None, "class matrix (.hdf): start from its classes and poses")
-    f.DEFINE_integer("oneclass", None, "average and write only this class", lower_bound=0)
-    f.DEFINE_string(
-        "inixforms",
-        None,
-        "poses known beforehand, a table of EMAN2, RELION, Dynamo, STOPGAP, AV3, PyTom or CSV:"
-        " local aligners start from them, global ones try them too, --align=None keeps them",
-    )
-    f.DEFINE_string("refinemultireftag", "", "suffix of the pose files instead of the iteration")
 
 
+@_help.group("preprocessing")
 def _define_preprocessing(fine_like_coarse: bool, mask_target: str) -> None:
     f = flags
-    particles = "of the copies that are aligned; averages are made from raw particles"
-    f.DEFINE_string("mask", "", f"mask processor {particles}, e.g. mask.sharp:outer_radius=-2")
+    f.DEFINE_string("mask", "", "mask processor, such as mask.sharp:outer_radius=-2")
     f.DEFINE_string(
         "maskfile", None, "mask volume in the box of the particles; see --maskfile_target"
     )
@@ -153,21 +103,25 @@ def _define_preprocessing(fine_like_coarse: bool, mask_target: str) -> None:
         ["particles", "reference", "both"],
         "what --maskfile is multiplied with; a mask that is no sphere fits the reference",
     )
-    f.DEFINE_string("normproc", "", f"normalisation {particles}, e.g. normalize.edgemean")
+    f.DEFINE_string("normproc", "", "normalisation, such as normalize.edgemean")
     f.DEFINE_string(
-        "threshold", "", "processor after normalisation, e.g. threshold.belowtozero:minval=0"
+        "threshold", "", "processor after normalisation, such as threshold.belowtozero:minval=0"
     )
-    f.DEFINE_string("lowpass", "", f"low-pass filter {particles}, coarse stage")
-    f.DEFINE_string("highpass", "", f"high-pass filter {particles}, coarse stage")
-    f.DEFINE_string("preprocess", "", f"any processor {particles}, coarse stage")
+    f.DEFINE_string(
+        "lowpass",
+        "",
+        "low-pass filter of the coarse stage, such as filter.lowpass.gauss:cutoff_freq=0.02"
+        " (in 1/angstrom)",
+    )
+    f.DEFINE_string("highpass", "", "high-pass filter of the coarse stage")
+    f.DEFINE_string("preprocess", "", "any processor of the coarse stage")
     f.DEFINE_string("lowpassfine", "", "low-pass filter of the fine stage")
     f.DEFINE_string("highpassfine", "", "high-pass filter of the fine stage")
     f.DEFINE_string("preprocessfine", "", "any processor of the fine stage")
     f.DEFINE_bool(
         "procfinelikecoarse",
         fine_like_coarse,
-        "filters and processor of the coarse"
-        " stage serve the fine stage too where it has none of its own",
+        "filters and processor of the coarse stage serve the fine one too where it has none",
     )
     f.DEFINE_integer(
         "shrink",
@@ -191,33 +145,35 @@ def _define_preprocessing(fine_like_coarse: bool, mask_target: str) -> None:
     f.DEFINE_bool(
         "notmatchimgs",
         False,
-        "leave the radial power of references as it is (else it"
-        " is fitted to that of the particles)",
+        "leave the radial power of references as it is (else it is fitted to the particles')",
     )
-    f.DEFINE_bool("savepreproc", False, "write the preprocessed copies, as they are aligned")
 
 
+@_help.group("alignment")
 def _define_alignment() -> None:
     f = flags
+    f.DEFINE_integer(
+        "iter",
+        1,
+        "rounds of alignment and averaging; a run that has converged stops earlier",
+        lower_bound=1,
+    )
     f.DEFINE_string(
         "align",
         ALIGN,
-        "coarse aligner: rotate_translate_3d, rotate_translate_3d_grid, rotate_translate_3d_tree,"
-        " rotate_symmetry_3d, or None; not given, the spacing, band and number of candidates of"
-        " the default are chosen from the data, and its poses are polished between grid points",
+        "coarse aligner, or None; not given, spacing and band follow from the data",
     )
     f.DEFINE_string(
         "aligncmp",
         "matched",
-        "comparator of --align: matched = matched filter with the 3-D noise power of the stack,"
-        " in sigma; ccc.tomo.thresh, ccc, ccc.tomo, fsc.tomo.auto, fsc.tomo, frc, dot,"
-        " sqeuclidean, phase",
+        "comparator of --align: matched = matched filter with the noise of the stack, in sigma;"
+        " ccc.tomo.thresh, fsc.tomo, ...",
     )
     f.DEFINE_string(
         "falign",
         "",
-        "fine aligner: refine_3d, refine_3d_grid,"
-        " rotate_translate_3d_tree:maxang=degrees; from each of --npeakstorefine poses",
+        "fine aligner, from each of --npeakstorefine poses: refine_3d, refine_3d_grid,"
+        " rotate_translate_3d_tree:maxang=degrees",
     )
     f.DEFINE_string("faligncmp", "", "comparator of --falign; that of --align if not given")
     f.DEFINE_integer(
@@ -227,21 +183,19 @@ def _define_alignment() -> None:
         "search",
         8,
         "largest shift along each axis, voxels of the coarse copy; 0 = none, negative = half the"
-        " box;"
-        " a search stated in --align counts unless this is given with another value than 8",
+        " box; beats --align if not 8",
     )
     f.DEFINE_integer(
         "searchfine",
         2,
-        "how far --falign may move a shift along each axis, voxels of its copy; a search stated in"
-        " --falign counts unless this is given with another value than 2",
+        "how far --falign may move a shift along each axis, voxels of its copy; beats --falign if"
+        " not 2",
     )
     f.DEFINE_float(
         "radius",
         0.0,
-        "radius of the particle, angstrom: its edge moves --precision voxels in a fine step and"
-        " four times that in a coarse one; replaces the steps of --align and --falign and switches"
-        " a fine stage on; 0 = off",
+        "radius of the particle, angstrom: steps move its edge --precision voxels (coarse: four"
+        " times that); 0 = off",
     )
     f.DEFINE_float(
         "precision", 1.0, "with --radius: voxels that the particle's edge moves in the finest step"
@@ -249,8 +203,8 @@ def _define_alignment() -> None:
     f.DEFINE_bool(
         "randomizewedge",
         False,
-        "turn the search grid at random every round, and poses"
-        " by random symmetry operators, so that missing wedges spread",
+        "turn the search grid at random every round, and poses by random symmetry operators, so"
+        " that missing wedges spread",
     )
     f.DEFINE_bool(
         "tweak", False, "after a shrunk last stage, one more local alignment without shrinking"
@@ -261,13 +215,27 @@ def _define_alignment() -> None:
     )
 
 
+@_help.group("classification")
+def _define_classification() -> None:
+    f = flags
+    f.DEFINE_integer("oneclass", None, "average and write only this class", lower_bound=0)
+    f.DEFINE_integer(
+        "ncls",
+        None,
+        "sort the aligned particles of every class into so many more after the last round, by PCA;"
+        " 2 if only --nbasis is given",
+    )
+    f.DEFINE_integer("nbasis", None, "principal components of that; 3 if only --ncls is given")
+
+
+@_help.group("averaging")
 def _define_averaging() -> None:
     f = flags
     f.DEFINE_string(
         "averager",
         "mean.tomo",
-        "mean.tomo divides every frequency by how often it"
-        " was sampled; mean, median, sigma, minmax, localweight",
+        "mean.tomo divides every frequency by how often it was sampled; mean, median, sigma,"
+        " minmax, localweight",
     )
     f.DEFINE_float(
         "keep",
@@ -300,10 +268,15 @@ def _define_averaging() -> None:
     f.DEFINE_integer("nboot", 32, "replicates of --resample", lower_bound=2)
 
 
-def _define_files() -> None:
+@_help.group("output")
+def _define_output(path: str, output: str) -> None:
     f = flags
+    f.DEFINE_string("path", path, "stem of the run folder: results go to <path>_NN")
+    f.DEFINE_string("output", output, "name of the final averages in the run folder (.hdf)")
     f.DEFINE_string("resultmx", None, "write the final class matrix under this name (.hdf)")
+    f.DEFINE_string("refinemultireftag", "", "suffix of the pose files instead of the iteration")
     f.DEFINE_bool("savesteps", False, "keep the averages of every round")
+    f.DEFINE_bool("savepreproc", False, "write the preprocessed copies, as they are aligned")
     f.DEFINE_bool(
         "saveali",
         False,
@@ -318,14 +291,51 @@ def _define_files() -> None:
         False,
         "write voxel variances over the aligned particles (always with --averager=mean)",
     )
-    f.DEFINE_integer(
-        "ncls",
-        None,
-        "sort the aligned particles (of every class) into so many further classes after the last"
-        " round, by PCA and k-means; 2 if only --nbasis is given",
-    )
-    f.DEFINE_integer("nbasis", None, "principal components of that; 3 if only --ncls is given")
     f.DEFINE_bool("plots", True, "draw slices, FSC, scores and class sizes (PNG)")
+    f.DEFINE_integer(
+        "verbose",
+        0,
+        "0 = one line a round; 1 = progress bars; 2 = classes; 3, 4, 5 = scores, margins, poses of"
+        " particles; 9 = settings",
+        lower_bound=0,
+        upper_bound=11,
+    )
+
+
+@_help.group("compute")
+def _define_computing() -> None:
+    f = flags
+    f.DEFINE_bool("resume", False, "go on with the last run of --path from its last whole round")
+    f.DEFINE_integer("seed", 0, "of all random numbers", lower_bound=0)
+    f.DEFINE_string(
+        "parallel",
+        "auto",
+        "auto = all devices, and all processes of SLURM or Open MPI; mpi:N = just N; thread:N"
+        " = N cores; none; gpu[:i,j]",
+    )
+    f.DEFINE_string(
+        "coordinator",
+        None,
+        "host:port of the first of several processes with the same options; with --num_processes,"
+        " --process_id",
+    )
+    f.DEFINE_integer("num_processes", None, "how many processes share the run", lower_bound=1)
+    f.DEFINE_integer("process_id", None, "which of them this is, from 0 on", lower_bound=0)
+    f.DEFINE_float(
+        "memory",
+        0.0,
+        "GB that the run may use (0 = 80 % of what is free): batches shrink, then coefficients go"
+        " to a file, until it fits",
+        lower_bound=0.0,
+    )
+    f.DEFINE_string("scratch", None, "folder for that file (not given: that of the run)")
+    f.DEFINE_enum(
+        "cache",
+        "float32",
+        ["float32", "bfloat16"],
+        "how coefficients are kept; bfloat16 takes half the room and has three digits",
+    )
+    f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
 
 
 def cache_compilations() -> None:
@@ -336,28 +346,30 @@ def cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def launch(main: Callable[[Sequence[str]], None], program: str) -> None:
-    """Run a script: ``-v N`` is ``--verbose=N``, bad input is one sentence and status 1."""
+def launch(main: Callable[[Sequence[str]], None], program: str, only: Collection[str] = ()) -> None:
+    """Run a script: ``-v N`` is ``--verbose=N``, bad input is one sentence and status 1.
+
+    Args:
+        main: what to run.
+        program: name of the script.
+        only: names of the flags that may be given; all if empty.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
             if len(argv) > 1:
                 raise InputError(f"unexpected argument {argv[1]}; options are --name=value")
+            for name in resolved() if only else ():
+                if name not in only and flags.FLAGS[name].present:
+                    raise InputError(f"--{name}: this program takes {', '.join(only)} alone")
             main(argv)
         except InputError as error:
             sys.exit(f"{program}: {error}")
 
+    argv = _help.answered(take_back_v(sys.argv), only)
     cache_compilations()
-    _list_in_help()
     logging.set_verbosity(logging.WARNING)
-    app.run(guarded, argv=take_back_v(sys.argv))
-
-
-def _list_in_help() -> None:
-    """Let ``--help`` list the shared flags beside those of the script itself."""
-    for module, own in flags.FLAGS.flags_by_module_dict().items():
-        for flag in own if "absl" not in module else ():
-            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(guarded, argv=argv)
 
 
 def resolved() -> dict[str, Any]:

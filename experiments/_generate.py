@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import _help
 import _inputs
 import _resolve
 import numpy as np
@@ -31,6 +32,7 @@ MOST_HAC = 64  # if nobody says how many
 MOST_ALONE = 64  # of a binary tree in classaverage, likewise
 
 
+@_help.group("references")
 def define() -> None:
     """Define the flags of the generators."""
     f = flags
@@ -38,9 +40,8 @@ def define() -> None:
         "refgenmethod",
         "bt",
         sorted([*MAKERS, *TOGETHER]),
-        "how references are made from the particles when --ref is not given: bt = binary tree,"
-        " hac = hierarchical classification, ssa = self-symmetry (needs --sym), sgd = gradient"
-        " descent from random poses, all classes at once",
+        "what makes references if there is no --ref: binary tree, hierarchy, gradient"
+        " descent, self-symmetry",
     )
     f.DEFINE_integer(
         "sgdseeds", 2, "independent runs of sgd; the best is used, agreement said", lower_bound=1
@@ -50,16 +51,15 @@ def define() -> None:
     f.DEFINE_integer(
         "subset4ref",
         0,
-        "particles that make each reference, from the first on; 0 = all of its group (bt: the"
-        f" largest power of two; hac: at most {MOST_HAC})",
+        "particles that make each reference; 0 = all (bt: the largest power of two; hac: at"
+        f" most {MOST_HAC})",
         lower_bound=0,
     )
     f.DEFINE_enum(
         "refsplit",
         "interleaved",
         ["interleaved", "contiguous"],
-        "which particles make which reference of refinemulti: every n-th, or blocks of the stack"
-        " (classaverage: always its halves)",
+        "particles of a reference of refinemulti: every n-th, or a block of the stack",
     )
     for name, words in (("hac", "classification"), ("ssa", "self-symmetry"), ("bt", "tree")):
         f.DEFINE_integer(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import _generate
+import _help
 import _inputs
 import _job
 import _resolve
@@ -37,41 +38,67 @@ def define(path: str) -> None:
         path: default stem of the run folder.
     """
     f = flags
-    f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
-    f.DEFINE_string("path", path, "stem of the run folder: results go to <path>_NN")
-    f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
-    f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their headers")
-    f.DEFINE_string(
-        "wedge", "auto",
-        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees,"
-        " or a file of weights (one grid, or one per particle)",
-    )  # fmt: skip
-    f.DEFINE_bool("premultiplied", False, "particles are multiplied by the CTF; --wedge names"
-                  " their sums of CTF squared")  # fmt: skip
-    f.DEFINE_string("sym", "c1", "symmetry of the result")
-    f.DEFINE_integer("search", 8, "largest shift along each axis, voxels of the copies; negative"
-                     " = half the box")  # fmt: skip
-    f.DEFINE_integer("seed", 0, "of all random numbers", lower_bound=0)
-    f.DEFINE_string("parallel", "auto", "auto, thread:N, none or gpu[:i,j]: what to compute on")
-    f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
-    f.DEFINE_integer("verbose", 0, "0 quiet, 1 progress bars ... 11", lower_bound=0, upper_bound=11)
+    with _help.group("input"):
+        f.DEFINE_string(
+            "input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box"
+        )
+        f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
+        f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their headers")
+        f.DEFINE_string(
+            "wedge",
+            "auto",
+            "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees,"
+            " or a file of weights",
+        )
+        f.DEFINE_bool(
+            "premultiplied",
+            False,
+            "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
+        )
+        f.DEFINE_string(
+            "inixforms", None, "table of poses known beforehand, composed into the result"
+        )
+    with _help.group("references"):
+        f.DEFINE_string("sym", "c1", "symmetry of the result, such as c4, d7, icos")
+    with _help.group("preprocessing"):
+        _define_preprocessing()
+    with _help.group("alignment"):
+        f.DEFINE_integer(
+            "search",
+            8,
+            "largest shift along each axis, voxels of the copies; negative = half the box",
+        )
+    with _help.group("averaging"):
+        f.DEFINE_string("averager", "mean.tomo", "averager of the raw particles")
+        f.DEFINE_string(
+            "autocenter", "", "centre the averages: xform.centerofmass, xform.centeracf"
+        )
+        f.DEFINE_string("autocentermask", "", "mask processor of the copy that is centred")
+        f.DEFINE_bool("autocenterpreprocess", False, "filter and shrink the copy that is centred")
+    with _help.group("output"):
+        f.DEFINE_string("path", path, "stem of the run folder: results go to <path>_NN")
+        f.DEFINE_bool("plots", True, "draw the results (PNG)")
+        f.DEFINE_integer(
+            "verbose", 0, "0 quiet, 1 progress bars ... 11", lower_bound=0, upper_bound=11
+        )
+    with _help.group("compute"):
+        f.DEFINE_integer("seed", 0, "of all random numbers", lower_bound=0)
+        f.DEFINE_string("parallel", "auto", "auto, thread:N, none or gpu[:i,j]: what to compute on")
+        f.DEFINE_integer("ppid", -1, "process that started this one; recorded, no other effect")
+
+
+def _define_preprocessing() -> None:
     for name, words in (
         ("mask", "mask processor; a soft sphere as wide as the particles if not given"),
-        ("normproc", "normalisation"),
+        ("normproc", "normalisation, such as normalize.edgemean"),
         ("threshold", "processor after normalisation"),
-        ("lowpass", "low-pass filter"),
+        ("lowpass", "low-pass filter, such as filter.lowpass.gauss:cutoff_freq=0.02 (1/angstrom)"),
         ("highpass", "high-pass filter"),
         ("preprocess", "any processor"),
     ):
-        f.DEFINE_string(name, "", f"{words}, of the copies that are aligned")
-    f.DEFINE_integer("shrink", 0, "shrink the copies by this factor", lower_bound=0)
-    f.DEFINE_integer("clip", 0, "cut the copies to this box, voxels; 0 = not", lower_bound=0)
-    f.DEFINE_bool("plots", True, "draw the results (PNG)")
-    f.DEFINE_string("averager", "mean.tomo", "averager of the raw particles")
-    f.DEFINE_string("inixforms", None, "table of poses known beforehand, composed into the result")
-    f.DEFINE_string("autocenter", "", "centre the averages: xform.centerofmass, xform.centeracf")
-    f.DEFINE_string("autocentermask", "", "mask processor of the copy that is centred")
-    f.DEFINE_bool("autocenterpreprocess", False, "filter and shrink the copy that is centred")
+        flags.DEFINE_string(name, "", words)
+    flags.DEFINE_integer("shrink", 0, "shrink the copies by this factor; 0 = not", lower_bound=0)
+    flags.DEFINE_integer("clip", 0, "cut the copies to this box, voxels; 0 = not", lower_bound=0)
 
 
 def start(

@@ -1,7 +1,7 @@
 """A first map from particles alone, by a binary tree of pairwise averages.
 
-python experiments/binarytree.py --input=particles.hdf
-python experiments/binarytree.py --input=particles.hdf --nseedlimit=64 --sym=c4 --savesteps
+sptjax binarytree --input=particles.hdf
+sptjax binarytree --input=particles.hdf --nseedlimit=64 --sym=c4 --savesteps
 
 Results go to a new folder spt_bt_NN: final_avg.hdf and its slices (final_avg.png), the poses of
 its particles (bt_poses.json), and with --savesteps the nodes of every level (seedtree_<level>.hdf;
@@ -16,6 +16,7 @@ from typing import Any
 import _flags
 import _generate
 import _generator
+import _help
 import _inputs
 import numpy as np
 from absl import flags
@@ -24,11 +25,19 @@ from sptjax import console, generate, io, symmetry
 from sptjax._errors import InputError
 
 _generator.define("spt_bt")
-flags.DEFINE_integer("nseedlimit", 0, "use at most so many particles; 0 = all", lower_bound=0)
-flags.DEFINE_integer("iterstop", 0, "stop after this level; 0 = at the root", lower_bound=0)
-flags.DEFINE_integer("btshuffle", None, "seed of a random order of the particles; none: as stored")
-flags.DEFINE_bool("savesteps", False, "write the nodes of every level")
-flags.DEFINE_bool("breaksym", False, "put the map on the axes of --sym but do not symmetrise it")
+with _help.group("input"):
+    flags.DEFINE_integer("nseedlimit", 0, "use at most so many particles; 0 = all", lower_bound=0)
+    flags.DEFINE_integer(
+        "btshuffle", None, "seed of a random order of the particles; none: as stored"
+    )
+with _help.group("references"):
+    flags.DEFINE_bool(
+        "breaksym", False, "put the map on the axes of --sym but do not symmetrise it"
+    )
+with _help.group("alignment"):
+    flags.DEFINE_integer("iterstop", 0, "stop after this level; 0 = at the root", lower_bound=0)
+with _help.group("output"):
+    flags.DEFINE_bool("savesteps", False, "write the nodes of every level")
 
 
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> generate.Generated:

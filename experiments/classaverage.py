@@ -1,9 +1,9 @@
-"""Single-reference refinement in two independent halves (gold standard), ending in one map.
+"""Refine one map in two independent halves (gold standard).
 
-python experiments/classaverage.py --input=particles.hdf --ref=map.hdf --iter=5 --refrandphase=60
-python experiments/classaverage.py --input=particles.hdf --ref=map.hdf --sym=d7 --keep=0.8
-python experiments/classaverage.py --input=particles.hdf --btref=64 --iter=5
-python experiments/classaverage.py --input=particles.hdf --classmx=classmx_4.hdf --recompute
+sptjax classaverage --input=particles.hdf --ref=map.hdf --iter=5 --refrandphase=60
+sptjax classaverage --input=particles.hdf --ref=map.hdf --sym=d7 --keep=0.8
+sptjax classaverage --input=particles.hdf --btref=64 --iter=5
+sptjax classaverage --input=particles.hdf --classmx=classmx_4.hdf --recompute
 
 Without --ref every half gets a reference of its own, made from its particles (ref_even.hdf).
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import _flags
 import _generate
+import _help
 import _inputs
 import _job
 import numpy as np
@@ -33,8 +34,10 @@ _flags.define_shared(
     path="spt", output="final_avg.hdf", fine_like_coarse=False, mask_target="reference"
 )
 _generate.define()
-flags.DEFINE_bool("goldstandardoff", False, "let both halves share one reference")
-flags.DEFINE_bool("recompute", False, "only average with the classes and poses of --classmx")
+with _help.group("references"):
+    flags.DEFINE_bool("goldstandardoff", False, "let both halves share one reference")
+with _help.group("averaging"):
+    flags.DEFINE_bool("recompute", False, "only average with the classes and poses of --classmx")
 
 
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:

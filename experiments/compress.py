@@ -1,8 +1,10 @@
-"""Compress image files to HDF that keeps only the bits that matter, as e2compress.py does.
+"""Compress image files to HDF that keeps only the bits that matter.
 
-python experiments/compress.py --bits=5 --nooutliers --outpath=../micrographs_5bit *.mrc
-python experiments/compress.py tomogram.hdf                      # replaced, once verified
-python experiments/compress.py --decompress --format=mrc tomogram.hdf
+Options and results are those of e2compress.py.
+
+sptjax compress --bits=5 --nooutliers --outpath=../micrographs_5bit *.mrc
+sptjax compress tomogram.hdf                      # replaced, once verified
+sptjax compress --decompress --format=mrc tomogram.hdf
 
 Reads HDF, MRC, TIFF, EM, SPIDER and LST. Output is <outpath>/<stem>.hdf, or the input with the
 extension .hdf; an HDF input is replaced. Exit status 0, 1 if a file failed (the others are
@@ -22,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import _help
 from _argv import take_back_v
 from absl import flags
 from tqdm import tqdm
@@ -53,25 +56,34 @@ def _define() -> None:
     text = functools.partial(flags.DEFINE_string, flag_values=FLAGS)
     switch = functools.partial(flags.DEFINE_bool, flag_values=FLAGS)
     choice = functools.partial(flags.DEFINE_enum, flag_values=FLAGS)
-    number("bits", 10, "bits to keep: 2 to 16, 0 = the floats as they are, < 0 = plain")
-    number("compresslevel", 1, "0 to 9: size and time only, no influence on the values")
-    switch("nooutliers", False, "cut off the most extreme values, 1 of 20,000 at each end")
-    text("range", None, "MIN,MAX: smallest and largest value to keep")
-    text("sigrange", None, "A,B: keep A standard deviations below the mean and B above")
-    text("outpath", None, "folder for the results, which must exist")
-    number("threads", usable_cores(), "threads that compress", lower_bound=1)
-    number("verbose", 0, "0 quiet, 1 and more: a line and a progress bar per file")
-    number("ppid", -1, "accepted and not used")
-    switch("decompress", False, "write plain floats, for programs that show the codes")
-    choice("format", "hdf", ["hdf", "mrc"], "of --decompress")
-    switch("report", False, "errors and FSC: <output stem>_report.json and .png")
-    switch("verify", False, "read every output back; one that replaces its input always is")
-    switch("strict", False, "refuse files with values that are not finite")
-    switch("split", None, "sections of an MRC file are images; by default those of .mrcs are")
-    switch("mrc_unsigned", False, "bytes of MRC files go from 0 to 255")
-    switch("eman_compat", False, "choose limits as EMAN2 does, its defects included")
-    switch("version", False, "print the version")
-    switch("help", False, "print this help")
+    within = functools.partial(_help.group, values=FLAGS)
+    with within("input"):
+        switch("split", None, "sections of an MRC file are images; by default those of .mrcs are")
+        switch("mrc_unsigned", False, "bytes of MRC files go from 0 to 255")
+        switch("strict", False, "refuse files with values that are not finite")
+    with within("compression"):
+        number("bits", 10, "bits to keep: 2 to 16, 0 = the floats as they are, < 0 = plain")
+        number("compresslevel", 1, "0 to 9: size and time only, no influence on the values")
+        switch("nooutliers", False, "cut off the most extreme values, 1 of 20,000 at each end")
+        text("range", None, "MIN,MAX: smallest and largest value to keep")
+        text("sigrange", None, "A,B: keep A standard deviations below the mean and B above")
+        switch("eman_compat", False, "choose limits as EMAN2 does, its defects included")
+        switch("decompress", False, "write plain floats, for programs that show the codes")
+    with within("output"):
+        text(
+            "outpath",
+            None,
+            "folder for the results, which must exist; beside the input if not given",
+        )
+        choice("format", "hdf", ["hdf", "mrc"], "of --decompress")
+        switch("report", False, "errors and FSC: <output stem>_report.json and .png")
+        switch("verify", False, "read every output back; one that replaces its input always is")
+        number("verbose", 0, "0 quiet, 1 and more: a line and a progress bar per file")
+    with within("compute"):
+        number("threads", usable_cores(), "threads that compress", lower_bound=1)
+        number("ppid", -1, "accepted and not used")
+        switch("version", False, "print the version")
+        switch("help", False, "print this help")
 
 
 _define()
@@ -269,7 +281,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         names = FLAGS(normal(argv))[1:]
         if FLAGS.help:
-            print(f"{__doc__}\n{FLAGS.get_help()}")
+            print(_help.text(__doc__ or "", FLAGS))
             return 0
         if FLAGS.version:
             print(f"sptjax {importlib.metadata.version('sptjax')}")

@@ -1,9 +1,9 @@
 """Convert a table of particles from one program's format to another's.
 
-python experiments/convert.py run_data.star poses.json
-python experiments/convert.py --apix=10.48 aligned.tbl particles.star
-python experiments/convert.py --format=relion5 --tomo_size=960,928,300 --apix=10.48 in.tbl out.star
-python experiments/convert.py --particles=particles.hdf spt_01/sptali_ir_4.json particles.star
+sptjax convert run_data.star poses.json
+sptjax convert --apix=10.48 aligned.tbl particles.star
+sptjax convert --format=relion5 --tomo_size=960,928,300 --apix=10.48 in.tbl out.star
+sptjax convert --particles=particles.hdf spt_01/sptali_ir_4.json particles.star
 
 The input may be RELION 3.0, 3.1, 4, 5 or STOPGAP (.star), Dynamo (.tbl), AV3 (.em), EMAN2 (.json
 of either kind, .lst), PyTom (.xml) or CSV; its format is found out from its content. That of the
@@ -15,6 +15,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
+import _help
 import numpy as np
 from absl import app, flags, logging
 
@@ -23,30 +24,34 @@ from sptjax._errors import InputError
 from sptjax.console import say
 
 f = flags
-_FORMAT = f.DEFINE_string("format", None, f"of the output: {', '.join(tables.FORMATS)}")
-_APIX = f.DEFINE_float("apix", None, "angstrom per voxel of the particles, if IN does not say it")
-_COORDINATE_APIX = f.DEFINE_float(
-    "coordinate_apix", None, "angstrom per voxel that coordinates count, if IN does not say it"
-)
-_NEW_APIX = f.DEFINE_float(
-    "new_apix", None, "angstrom per voxel of the particles that OUT is for: shifts are scaled"
-)
-_TOMOGRAMS = f.DEFINE_string(
-    "tomograms", None, "RELION's tomograms.star, for coordinates that count from the middle"
-)
-_TOMO_SIZE = f.DEFINE_list(
-    "tomo_size", None, "X,Y,Z: size of all tomograms, in voxels of the coordinates; likewise"
-)
-_PARTICLES = f.DEFINE_string(
-    "particles", None, "stack of the particles: its images are named in OUT, in the same order"
-)
-_BOX = f.DEFINE_integer("box", None, "voxels along an edge of the particles, for RELION")
-_BOX_POSES = f.DEFINE_bool(
-    "box_poses",
-    False,
-    "poses of RELION's subtomograms that are turned against the tomogram stay as they are, for use"
-    " with these subtomograms",
-)
+with _help.group("input"):
+    _APIX = f.DEFINE_float(
+        "apix", None, "angstrom per voxel of the particles, if IN does not say it"
+    )
+    _COORDINATE_APIX = f.DEFINE_float(
+        "coordinate_apix", None, "angstrom per voxel that coordinates count, if IN does not say it"
+    )
+    _TOMOGRAMS = f.DEFINE_string(
+        "tomograms", None, "RELION's tomograms.star, for coordinates that count from the middle"
+    )
+    _TOMO_SIZE = f.DEFINE_list(
+        "tomo_size", None, "X,Y,Z: size of all tomograms, in voxels of the coordinates; likewise"
+    )
+    _PARTICLES = f.DEFINE_string(
+        "particles", None, "stack of the particles: its images are named in OUT, in the same order"
+    )
+with _help.group("output"):
+    _FORMAT = f.DEFINE_string("format", None, f"of the output: {', '.join(tables.FORMATS)}")
+    _NEW_APIX = f.DEFINE_float(
+        "new_apix", None, "angstrom per voxel of the particles that OUT is for: shifts are scaled"
+    )
+    _BOX = f.DEFINE_integer("box", None, "voxels along an edge of the particles, for RELION")
+    _BOX_POSES = f.DEFINE_bool(
+        "box_poses",
+        False,
+        "keep poses of RELION's turned subtomograms (rlnTomoSubtomogramRot) as they are, for these"
+        " subtomograms",
+    )
 
 
 def run(
@@ -149,4 +154,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    app.run(main, argv=_help.answered(sys.argv))

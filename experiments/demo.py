@@ -1,7 +1,7 @@
-"""See the whole thing work: simulate two classes, refine them, compare with the planted truth.
+"""See it work: simulate two classes, refine them, compare with the planted truth.
 
-python experiments/demo.py
-python experiments/demo.py --path=/tmp/demo
+sptjax demo
+sptjax demo --path=/tmp/demo
 
 A built-in phantom with and without its small lobe is rotated, shifted, projected at the tilts of
 a series, given contrast transfer and noise, and back-projected. Three rounds of refinemulti.py
@@ -11,7 +11,6 @@ then start from phase-randomised copies of one low-passed map. Everything goes t
 import itertools
 import pathlib
 import shlex
-import sys
 from collections.abc import Sequence
 
 import _flags
@@ -132,7 +131,7 @@ def run(*, stem: str, verbose: int) -> list[tuple[str, ...]]:
         "--iter=3",
         f"--verbose={verbose}",
     ]
-    console.say("python " + shlex.join(command))
+    console.say("sptjax " + shlex.join(["refinemulti", *command[1:]]))
     state = refinemulti.run(values=_flags.parse(command), argv=command)
     rows, labels, frames = compare(state, classes, matrices)
     shown, names = [], []
@@ -160,4 +159,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    _flags.launch(main, pathlib.Path(sys.argv[0]).name)
+    _flags.launch(main, "demo.py", only=("path", "verbose"))

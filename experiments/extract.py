@@ -1,7 +1,7 @@
 r"""Cut particles out of tomograms, at the coordinates of a table of any program.
 
-python experiments/extract.py --table=particles.star --tomograms='tomograms/*.mrc' --box=64 --invert
-python experiments/extract.py --table=picks.csv --tomograms=TS_01.mrc --box=48 --bin=2 \
+sptjax extract --table=particles.star --tomograms='tomograms/*.mrc' --box=64 --invert
+sptjax extract --table=picks.csv --tomograms=TS_01.mrc --box=48 --bin=2 \
     --tilts=TS_01.mdoc --output=ribosomes.hdf
 
 Written are the boxes (--output), and beside them <stem>_poses.json, the poses of the table for
@@ -16,6 +16,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import _help
 import numpy as np
 from absl import app, flags, logging
 
@@ -25,60 +26,68 @@ from sptjax.io.tomogram import read_tilts
 from sptjax.wedge import Wedge, region
 
 f = flags
-_TABLE = f.DEFINE_string("table", None, "particles with coordinates, of any program")
-_TOMOGRAMS = f.DEFINE_list(
-    "tomograms",
-    None,
-    "tomograms (.mrc, .rec, .hdf), patterns, or a text file with lines 'name file'; found by the"
-    " names in the table. None: the table names the files themselves",
-)
-_OUTPUT = f.DEFINE_string("output", "particles.hdf", "stack to write (.hdf)")
-_BOX = f.DEFINE_integer("box", None, "edge of the boxes in voxels after binning, even")
-_BIN = f.DEFINE_integer("bin", 1, "average so many voxels along every axis")
-_APIX = f.DEFINE_float(
-    "apix", None, "angstrom per voxel of the tomograms, instead of their headers'"
-)
-_COORDINATE_APIX = f.DEFINE_float(
-    "coordinate_apix",
-    None,
-    "angstrom per voxel that coordinates count, if the table does not say it",
-)
-_TABLE_APIX = f.DEFINE_float(
-    "table_apix", None, "angstrom per voxel that shifts count, if not as the table says"
-)
-_TOMOGRAM_STAR = f.DEFINE_string(
-    "tomogram_star",
-    None,
-    "RELION's tomograms.star: coordinates of RELION 5 count from the middle of the sizes it holds;"
-    " if not given, from half the size of the file",
-)
-_NORMALISE = f.DEFINE_enum(
-    "normalise",
-    "box",
-    ["none", "box", "edge"],
-    "box: mean 0 and standard deviation 1; edge: the faces of the box have mean 0",
-)
-_INVERT = f.DEFINE_bool("invert", False, "dark particles become bright, as averages expect them")
-_FLIP = f.DEFINE_enum(
-    "flip",
-    "",
-    ["", "x", "y", "z"],
-    "the files are mirror images, along this axis, of the tomograms that the table describes: boxes"
-    " are turned back, so that the hand of the table is kept",
-)
-_EDGES = f.DEFINE_enum(
-    "edges",
-    "fill",
-    ["fill", "drop"],
-    "boxes that reach over the edge of a tomogram: fill with the mean of the rest, or leave out",
-)
-_RECENTRE = f.DEFINE_bool("recentre", False, "cut about the refined positions: shifts become small")
-_TILTS = f.DEFINE_list(
-    "tilts", None, ".tlt, .rawtlt or .mdoc files, one for all or found by name like --tomograms"
-)
-_TILT_SIGN = f.DEFINE_enum(
-    "tilt_sign", "1", ["1", "-1"], "-1 reverses the angles of --tilts (compare --wedge=auto)"
-)
+with _help.group("input"):
+    _TABLE = f.DEFINE_string("table", None, "particles with coordinates, of any program")
+    _TOMOGRAMS = f.DEFINE_list(
+        "tomograms",
+        None,
+        "tomograms (.mrc, .rec, .hdf), patterns, or a text file of lines 'name file'; not given:"
+        " those the table names",
+    )
+    _APIX = f.DEFINE_float(
+        "apix", None, "angstrom per voxel of the tomograms, instead of their headers'"
+    )
+    _COORDINATE_APIX = f.DEFINE_float(
+        "coordinate_apix",
+        None,
+        "angstrom per voxel that coordinates count, if the table does not say it",
+    )
+    _TABLE_APIX = f.DEFINE_float(
+        "table_apix", None, "angstrom per voxel that shifts count, if not as the table says"
+    )
+    _TOMOGRAM_STAR = f.DEFINE_string(
+        "tomogram_star",
+        None,
+        "RELION's tomograms.star: sizes from whose middle RELION 5 counts; not given: those of the"
+        " files",
+    )
+    _TILTS = f.DEFINE_list(
+        "tilts",
+        None,
+        ".tlt, .rawtlt or .mdoc files, one for all or found by name like --tomograms",
+    )
+    _TILT_SIGN = f.DEFINE_enum(
+        "tilt_sign", "1", ["1", "-1"], "-1 reverses the angles of --tilts (compare --wedge=auto)"
+    )
+with _help.group("boxes"):
+    _BOX = f.DEFINE_integer("box", None, "edge of the boxes in voxels after binning, even")
+    _BIN = f.DEFINE_integer("bin", 1, "average so many voxels along every axis")
+    _NORMALISE = f.DEFINE_enum(
+        "normalise",
+        "box",
+        ["none", "box", "edge"],
+        "box: mean 0 and standard deviation 1; edge: the faces have mean 0",
+    )
+    _INVERT = f.DEFINE_bool(
+        "invert", False, "dark particles become bright, as averages expect them"
+    )
+    _FLIP = f.DEFINE_enum(
+        "flip",
+        "",
+        ["", "x", "y", "z"],
+        "tomograms are mirrored along this axis: boxes are turned back to the hand of the table",
+    )
+    _EDGES = f.DEFINE_enum(
+        "edges",
+        "fill",
+        ["fill", "drop"],
+        "boxes over the edge of a tomogram: fill with the mean of the rest, or leave out",
+    )
+    _RECENTRE = f.DEFINE_bool(
+        "recentre", False, "cut about the refined positions: shifts become small"
+    )
+with _help.group("output"):
+    _OUTPUT = f.DEFINE_string("output", "particles.hdf", "stack to write (.hdf)")
 
 
 def run(
@@ -241,4 +250,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    app.run(main, argv=_help.answered(sys.argv))

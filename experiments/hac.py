@@ -1,7 +1,7 @@
-"""Averages and classes from particles alone, by hierarchical ascendant classification.
+"""Averages and classes from particles alone, by hierarchical classification.
 
-python experiments/hac.py --input=particles.hdf --subset=64
-python experiments/hac.py --input=particles.hdf --minscore=0.5 --exclusive_class_min=5 --clusters=2
+sptjax hac --input=particles.hdf --subset=64
+sptjax hac --input=particles.hdf --minscore=0.5 --exclusive_class_min=5 --clusters=2
 
 All particles are aligned to all others; mutually best pairs merge, round after round. Results go
 to a new folder spt_hac_NN: final_avg.hdf (the largest average), its poses and those of all other
@@ -18,6 +18,7 @@ from typing import Any
 import _flags
 import _generate
 import _generator
+import _help
 import _inputs
 import jax.numpy as jnp
 import numpy as np
@@ -27,20 +28,44 @@ from sptjax import console, generate, io, plots, rotation, symmetry
 from sptjax._errors import InputError
 
 _generator.define("spt_hac")
-flags.DEFINE_integer("groups", 1, "blocks of the stack, each classified apart", lower_bound=1)
-flags.DEFINE_integer("clusters", 1, "clusters.json: particles in so many clusters along the"
-                     " ranking of the first round", lower_bound=1)  # fmt: skip
-flags.DEFINE_float("minscore", 0.0, "share of the best score so far that a pair needs to merge",
-                   lower_bound=0.0, upper_bound=1.0)  # fmt: skip
-flags.DEFINE_integer("maxmergenum", 0, "two objects of more particles than this do not merge;"
-                     " 0 = any", lower_bound=0)  # fmt: skip
-flags.DEFINE_integer("iterstop", 0, "stop after so many rounds; 0 = when nothing merges",
-                     lower_bound=0)  # fmt: skip
-flags.DEFINE_integer("exclusive_class_min", 0, "write mutually exclusive averages of at least so"
-                     " many particles, from the largest on; 0 = not", lower_bound=0)  # fmt: skip
-flags.DEFINE_bool("saveali", False, "write the aligned particles of the largest average")
-flags.DEFINE_bool("force", False, "classify more than 2,000 particles all the same")
-flags.DEFINE_bool("breaksym", False, "put the map on the axes of --sym but do not symmetrise it")
+with _help.group("references"):
+    flags.DEFINE_bool(
+        "breaksym", False, "put the map on the axes of --sym but do not symmetrise it"
+    )
+with _help.group("classification"):
+    flags.DEFINE_integer("groups", 1, "blocks of the stack, each classified apart", lower_bound=1)
+    flags.DEFINE_integer(
+        "clusters",
+        1,
+        "clusters.json: particles in so many clusters along the ranking of the first round",
+        lower_bound=1,
+    )
+    flags.DEFINE_float(
+        "minscore",
+        0.0,
+        "share of the best score so far that a pair needs to merge",
+        lower_bound=0.0,
+        upper_bound=1.0,
+    )
+    flags.DEFINE_integer(
+        "maxmergenum",
+        0,
+        "two objects of more particles than this do not merge; 0 = any",
+        lower_bound=0,
+    )
+    flags.DEFINE_integer(
+        "iterstop", 0, "stop after so many rounds; 0 = when nothing merges", lower_bound=0
+    )
+    flags.DEFINE_bool("force", False, "classify more than 2,000 particles all the same")
+with _help.group("output"):
+    flags.DEFINE_integer(
+        "exclusive_class_min",
+        0,
+        "write mutually exclusive averages of at least so many particles, from the largest on;"
+        " 0 = not",
+        lower_bound=0,
+    )
+    flags.DEFINE_bool("saveali", False, "write the aligned particles of the largest average")
 
 
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> list[generate.Dendrogram]:

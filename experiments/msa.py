@@ -1,7 +1,7 @@
-"""Sort aligned particles into classes: principal components behind missing wedges, k-means.
+"""Sort aligned particles into classes by principal components and k-means.
 
-python experiments/msa.py --input=particles.hdf --inixforms=spt_01/sptali_ir_4.json --ncls=3
-python experiments/msa.py --input=particles.hdf --classmx=refined_01/classmx_9.hdf --nbasis=6
+sptjax msa --input=particles.hdf --inixforms=spt_01/sptali_ir_4.json --ncls=3
+sptjax msa --input=particles.hdf --classmx=refined_01/classmx_9.hdf --nbasis=6
 
 Particles keep the poses given. Results go to a new folder spt_msa_NN: msa_basis.hdf (the mean,
 then eigenvolumes), msa_projection.txt (index and coordinates), classmx_msa.hdf, class_avgs_msa.hdf
@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import _flags
+import _help
 import _inputs
 import _job
 import _resolve
@@ -29,26 +30,42 @@ from sptjax.averaging import Averaging
 from sptjax.preprocess import Pipeline
 
 f = flags
-f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
-f.DEFINE_string("path", "spt_msa", "stem of the run folder: results go to <path>_NN")
-f.DEFINE_string("inixforms", None, "table of the poses of the particles")
-f.DEFINE_string("classmx", None, "class matrix (.hdf) with poses, instead of --inixforms")
-f.DEFINE_integer("oneclass", None, "sort the particles of this class of --classmx alone")
-f.DEFINE_integer("ncls", 2, "classes")
-f.DEFINE_integer("nbasis", 3, "principal components")
-f.DEFINE_string("mask", "", "mask processor: where classes may differ; automatic if not given")
-f.DEFINE_string("maskfile", None, "mask volume, multiplied to --mask: classes by a part alone")
-f.DEFINE_string("lowpass", "", "low-pass processor: frequencies beyond half its gain are left out")
-f.DEFINE_string("sym", "c1", "symmetry of the class averages")
-f.DEFINE_string("averager", "mean.tomo", "of the class averages, as in refinemulti.py")
-f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
-f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their header")
-f.DEFINE_string("wedge", "auto", "auto, none, MIN,MAX[,AXIS], or a file, as in refinemulti.py")
-f.DEFINE_bool("premultiplied", False, "particles are multiplied by the CTF, see refinemulti.py")
-f.DEFINE_integer("seed", 0, "of the random starts", lower_bound=0)
-f.DEFINE_string("parallel", "auto", "auto, none, thread:N or gpu[:i,j]")
-f.DEFINE_integer("verbose", 0, "0 quiet, 1 progress bars", lower_bound=0, upper_bound=11)
-f.DEFINE_bool("plots", True, "draw the particles and the class averages (PNG)")
+with _help.group("input"):
+    f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
+    f.DEFINE_string("inixforms", None, "table of the poses of the particles")
+    f.DEFINE_string("classmx", None, "class matrix (.hdf) with poses, instead of --inixforms")
+    f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
+    f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their header")
+    f.DEFINE_string(
+        "wedge",
+        "auto",
+        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees, or"
+        " a file of weights",
+    )
+    f.DEFINE_bool(
+        "premultiplied",
+        False,
+        "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
+    )
+with _help.group("classification"):
+    f.DEFINE_integer("oneclass", None, "sort the particles of this class of --classmx alone")
+    f.DEFINE_integer("ncls", 2, "classes")
+    f.DEFINE_integer("nbasis", 3, "principal components")
+    f.DEFINE_string("mask", "", "mask processor: where classes may differ; automatic if not given")
+    f.DEFINE_string("maskfile", None, "mask volume, multiplied to --mask: classes by a part alone")
+    f.DEFINE_string(
+        "lowpass", "", "low-pass processor: frequencies beyond half its gain are left out"
+    )
+with _help.group("averaging"):
+    f.DEFINE_string("sym", "c1", "symmetry of the class averages")
+    f.DEFINE_string("averager", "mean.tomo", "of the class averages")
+with _help.group("output"):
+    f.DEFINE_string("path", "spt_msa", "stem of the run folder: results go to <path>_NN")
+    f.DEFINE_bool("plots", True, "draw the particles and the class averages (PNG)")
+    f.DEFINE_integer("verbose", 0, "0 quiet, 1 progress bars", lower_bound=0, upper_bound=11)
+with _help.group("compute"):
+    f.DEFINE_integer("seed", 0, "of the random starts", lower_bound=0)
+    f.DEFINE_string("parallel", "auto", "auto, none, thread:N or gpu[:i,j]: what to compute on")
 
 
 def posed_particles(values: Mapping[str, Any], given: _inputs.Particles) -> msa.Posed:

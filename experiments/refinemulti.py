@@ -1,8 +1,8 @@
 """Multi-reference refinement: sort particles into classes and average each of them.
 
-python experiments/refinemulti.py --input=particles.hdf --ref=a.hdf,b.hdf --iter=5
-python experiments/refinemulti.py --input=particles.hdf --ref=map.hdf --nref=3 --iter=10 --sym=c4
-python experiments/refinemulti.py --input=particles.hdf --nref=2 --iter=5 --refgenmethod=hac
+sptjax refinemulti --input=particles.hdf --ref=a.hdf,b.hdf --iter=5
+sptjax refinemulti --input=particles.hdf --ref=map.hdf --nref=3 --iter=10 --sym=c4
+sptjax refinemulti --input=particles.hdf --nref=2 --iter=5 --refgenmethod=hac
 
 One map for several classes is copied, each copy with random phases of its own beyond 60 A; the
 first classes then come from the differences between the particles at the poses found. Without a
@@ -19,6 +19,7 @@ from typing import Any
 import _classes
 import _flags
 import _generate
+import _help
 import _inputs
 import _job
 import numpy as np
@@ -35,8 +36,9 @@ _flags.define_shared(
 )
 _generate.define()
 _classes.define()
-_NREF = flags.DEFINE_integer("nref", 3, "number of classes", lower_bound=2)
-_SYMS = flags.DEFINE_string("syms", "", "symmetry of each class, comma separated; overrides --sym")
+with _help.group("references"):
+    flags.DEFINE_integer("nref", 3, "number of classes, if not that of the maps", lower_bound=2)
+    flags.DEFINE_string("syms", "", "symmetry of each class, comma separated; overrides --sym")
 
 _RANDOM_BEYOND = 60.0  # angstrom, for copies of one reference
 

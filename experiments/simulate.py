@@ -1,7 +1,7 @@
-"""Simulate sub-tomograms with known poses and classes from maps, or from the built-in phantom.
+"""Simulate sub-tomograms of known pose and class, from maps or a built-in phantom.
 
-python experiments/simulate.py --output=particles.hdf --nptcl=200 --box=48 --apix=10 --snr=0.05
-python experiments/simulate.py --output=particles.hdf --map=a.mrc,b.mrc --box=64 --apix=8 --snr=0.02
+sptjax simulate --output=particles.hdf --nptcl=200 --box=48 --apix=10 --snr=0.05
+sptjax simulate --output=particles.hdf --map=a.mrc,b.mrc --box=64 --apix=8 --snr=0.02
 
 Beside the particles are written: ``<stem>_truth.json`` (poses in EMAN2's sptali form),
 ``<stem>_truth_ext.json`` (classes), ``<stem>_maps.hdf`` (the maps as simulated) and, with
@@ -12,6 +12,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+import _help
 import jax
 import numpy as np
 from absl import app, flags
@@ -23,26 +24,34 @@ from sptjax._errors import InputError
 
 _BATCH = 16
 
-_OUTPUT = flags.DEFINE_string("output", "particles.hdf", "stack to write (.hdf)")
-_MAP = flags.DEFINE_list("map", [], "map files, one per class; none = two states of a phantom")
-_MAP_APIX = flags.DEFINE_float(
-    "map_apix", None, "voxel size of the maps, instead of their headers'"
-)
-_NPTCL = flags.DEFINE_integer("nptcl", 200, "number of particles", lower_bound=1)
-_BOX = flags.DEFINE_integer("box", 48, "box size in voxels, even", lower_bound=8)
-_APIX = flags.DEFINE_float("apix", 10.0, "voxel size in angstrom")
-_SNR = flags.DEFINE_float(
-    "snr", 0.05, "variance of a projected density over that of the image noise; 0 = no noise"
-)
-_TILTS = flags.DEFINE_list("tilts", ["-60", "60", "3"], "MIN,MAX,STEP of the series in degrees")
-_DEFOCUS = flags.DEFINE_float("defocus", 3.0, "underfocus in micrometre; 0 = no CTF")
-_MAX_SHIFT = flags.DEFINE_float("max_shift", 4.0, "longest planted shift in voxels", lower_bound=0)
-_SEED = flags.DEFINE_integer("seed", 0, "seed of poses, classes and noise", lower_bound=0)
-_PREMULTIPLIED = flags.DEFINE_bool(
-    "premultiplied",
-    False,
-    "multiply by the CTF, no ramp, and write weights (default: phase flip, ramp)",
-)
+with _help.group("input"):
+    _MAP = flags.DEFINE_list("map", [], "map files, one per class; none = two states of a phantom")
+    _MAP_APIX = flags.DEFINE_float(
+        "map_apix", None, "voxel size of the maps, instead of their headers'"
+    )
+with _help.group("simulation"):
+    _NPTCL = flags.DEFINE_integer("nptcl", 200, "number of particles", lower_bound=1)
+    _BOX = flags.DEFINE_integer("box", 48, "box size in voxels, even", lower_bound=8)
+    _APIX = flags.DEFINE_float("apix", 10.0, "voxel size in angstrom")
+    _SNR = flags.DEFINE_float(
+        "snr",
+        0.05,
+        "variance of a projected density over that of the image noise; 0 = no noise",
+    )
+    _TILTS = flags.DEFINE_list("tilts", ["-60", "60", "3"], "MIN,MAX,STEP of the series in degrees")
+    _DEFOCUS = flags.DEFINE_float("defocus", 3.0, "underfocus in micrometre; 0 = no CTF")
+    _MAX_SHIFT = flags.DEFINE_float(
+        "max_shift", 4.0, "longest planted shift in voxels", lower_bound=0
+    )
+    _PREMULTIPLIED = flags.DEFINE_bool(
+        "premultiplied",
+        False,
+        "multiply by the CTF, no ramp, and write weights (not given: phase flip and ramp)",
+    )
+with _help.group("output"):
+    _OUTPUT = flags.DEFINE_string("output", "particles.hdf", "stack to write (.hdf)")
+with _help.group("compute"):
+    _SEED = flags.DEFINE_integer("seed", 0, "seed of poses, classes and noise", lower_bound=0)
 
 
 def _load_map(path: str, box: int, apix: float, map_apix: float | None) -> np.ndarray:
@@ -132,4 +141,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, argv=_help.answered(sys.argv))

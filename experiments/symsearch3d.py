@@ -1,7 +1,7 @@
 """Particles on the axes of their own symmetry, and their average.
 
-python experiments/symsearch3d.py --input=particles.hdf --sym=c4 --average
-python experiments/symsearch3d.py --input=particles.hdf --sym=d7 --average --keep=0.8 --avgiter=3
+sptjax symsearch3d --input=particles.hdf --sym=c4 --average
+sptjax symsearch3d --input=particles.hdf --sym=d7 --average --keep=0.8 --avgiter=3
 
 Results go to a new folder symsearch_NN: the moved particles (aliptcls.hdf), their poses and
 scores (symxform.json). With --average the particles are also brought into one frame among those
@@ -16,6 +16,7 @@ from typing import Any
 import _flags
 import _generate
 import _generator
+import _help
 import _inputs
 import jax.numpy as jnp
 import numpy as np
@@ -30,27 +31,31 @@ from sptjax.selection import Selection
 LEAST_ALIKE = 0.15  # mean correlation of --ref with its turned copies; off the axes at most 0.1
 
 _generator.define("symsearch")
-flags.DEFINE_integer("steps", 10, "starts that are refined, of every particle", lower_bound=1)
-flags.DEFINE_string(
-    "cmp",
-    "",
-    "comparator of the symmetrised with the moved particle that is reported and orders the"
-    " particles, such as ccc; the correlation over what was sampled if not given",
-)
-flags.DEFINE_bool("symmetrize", False, "write the particles symmetrised")
-flags.DEFINE_bool("average", False, "bring the particles into one frame and average them")
-flags.DEFINE_string(
-    "ref",
-    None,
-    "map on the axes of --sym, with which particles are compared in place of their average; any"
-    " box and voxel size",
-)
-flags.DEFINE_integer("avgiter", 1, "rounds of averaging with --keep, at most", lower_bound=1)
-flags.DEFINE_float("keep", 1.0, "best-scoring fraction that is averaged")
-flags.DEFINE_bool("keepsig", False, "--keep in standard deviations below the mean score")
-flags.DEFINE_bool("mirror", False, "write the mirror image of the average too")
-flags.DEFINE_bool("savesteps", False, "write the particles kept in every round")
-flags.DEFINE_bool("breaksym", False, "do not symmetrise the average")
+with _help.group("references"):
+    flags.DEFINE_string(
+        "ref",
+        None,
+        "map on the axes of --sym, with which particles are compared in place of their average;"
+        " any box and voxel size",
+    )
+    flags.DEFINE_bool("breaksym", False, "do not symmetrise the average")
+with _help.group("alignment"):
+    flags.DEFINE_integer("steps", 10, "starts that are refined, of every particle", lower_bound=1)
+    flags.DEFINE_string(
+        "cmp",
+        "",
+        "comparator of the symmetrised with the moved particle that is reported and orders them,"
+        " such as ccc",
+    )
+with _help.group("averaging"):
+    flags.DEFINE_bool("average", False, "bring the particles into one frame and average them")
+    flags.DEFINE_integer("avgiter", 1, "rounds of averaging with --keep, at most", lower_bound=1)
+    flags.DEFINE_float("keep", 1.0, "best-scoring fraction that is averaged")
+    flags.DEFINE_bool("keepsig", False, "--keep in standard deviations below the mean score")
+with _help.group("output"):
+    flags.DEFINE_bool("symmetrize", False, "write the particles symmetrised")
+    flags.DEFINE_bool("mirror", False, "write the mirror image of the average too")
+    flags.DEFINE_bool("savesteps", False, "write the particles kept in every round")
 
 
 def run(

@@ -23,12 +23,17 @@ def load(name):
     """A fresh copy of a script; the flags of the one loaded before are taken down."""
     if str(EXPERIMENTS) not in sys.path:
         sys.path.insert(0, str(EXPERIMENTS))
+    unload()
+    return importlib.import_module(name)
+
+
+def unload():
+    """Take down the flags of the script loaded last, and its modules."""
     table = flags.FLAGS.flags_by_module_dict()
     for module in _MODULES:
         for flag in list(table.get(module, [])):
             delattr(flags.FLAGS, flag.name)
         sys.modules.pop(module, None)
-    return importlib.import_module(name)
 
 
 def call(name, *options, monkeypatch=None):

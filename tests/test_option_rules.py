@@ -1,10 +1,6 @@
 """Which option wins where options contradict each other, and the numbers that follow from them."""
 
 import dataclasses
-import pathlib
-import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -414,26 +410,6 @@ def test_every_flag_says_what_it_is_for(program):
         text = script._flags.flags.FLAGS[name].help
         assert text, name
         assert len(text) > 15, name
-
-
-def test_help_lists_every_flag():
-    """Also those that the programs share, with their defaults."""
-    path = script_runs.EXPERIMENTS / "refinemulti.py"
-    done = subprocess.run([sys.executable, str(path), "--help"], capture_output=True, text=True)
-    shown = set(re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.MULTILINE))
-    names = set(script_runs.load("refinemulti")._flags.parse(["x"]))
-    assert not sorted(names - shown)
-    assert re.search(r"--search: largest shift.*\n(?:.*\n){1,4}\s+\(default: '8'\)", done.stdout)
-
-
-README = pathlib.Path(__file__).resolve().parents[1] / "README.md"
-
-
-@pytest.mark.parametrize("program", ["refinemulti", "classaverage"])
-def test_the_readme_lists_every_flag(program):
-    script, text = script_runs.load(program), README.read_text()
-    flags = set(script._flags.parse(["x"])) - PENDING
-    assert not sorted(name for name in flags if f"`--{name}" not in text)
 
 
 def test_every_documented_option_is_a_flag_of_a_script():
