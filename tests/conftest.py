@@ -2,8 +2,14 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+_FIRST = "PYTEST_XDIST_WORKER" not in os.environ  # of the processes of this run
+if _FIRST:  # what one process compiles, the others and the scripts they start need not
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np
@@ -19,6 +25,11 @@ SHARED = ROOT.parent / "shared"
 
 def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="seed of the random test data")
+
+
+def pytest_unconfigure():
+    if _FIRST:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 def pytest_report_header(config):

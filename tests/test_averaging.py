@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_stack import Memory
 
 from sptjax import averagers, resample, simulate, symmetry
 from sptjax._types import Pose
@@ -12,18 +13,6 @@ from sptjax.particles import Sampling
 from sptjax.processors import PROCESSORS
 
 BOX, APIX, N = 16, 4.0, 10
-
-
-class Memory:
-    def __init__(self, volumes):
-        self.volumes = volumes
-        self.box = volumes.shape[-1]
-
-    def __len__(self):
-        return len(self.volumes)
-
-    def read(self, indices):
-        return self.volumes[indices]
 
 
 @pytest.fixture(scope="module")

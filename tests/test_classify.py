@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_stack import Memory
 
 from sptjax import classify, fourier, simulate
 from sptjax.classify import AlignedBand, align_band, split
@@ -11,18 +12,6 @@ from sptjax.particles import Sampling
 from sptjax.tilt_series import TiltSeries, sampled_region
 
 BOX = 16
-
-
-class Memory:
-    def __init__(self, volumes):
-        self.volumes = volumes
-        self.box = volumes.shape[-1]
-
-    def __len__(self):
-        return len(self.volumes)
-
-    def read(self, indices):
-        return self.volumes[indices]
 
 
 def mixture(rng, sizes, size=600, difference=0.25, snr=0.08):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_stack import Memory
 
 from sptjax import resample, rotation, simulate, symmetry
 from sptjax._types import Pose
@@ -19,18 +20,6 @@ from sptjax.state import initial_state
 
 BOX, COUNT = 24, 32
 C1 = symmetry.parse("c1")
-
-
-class Memory:
-    def __init__(self, volumes):
-        self.volumes = volumes
-        self.box = volumes.shape[-1]
-
-    def __len__(self):
-        return len(self.volumes)
-
-    def read(self, indices):
-        return self.volumes[indices]
 
 
 def ball(x, y, z, height=1.0):

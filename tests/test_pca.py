@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from memory_stack import Memory
 
 from sptjax import fourier, masks, pca, simulate
 from sptjax._errors import InputError
@@ -15,18 +16,6 @@ from sptjax.particles import Sampling
 from sptjax.tilt_series import TiltSeries, sampled_region
 
 BOX, KMAX = 24, 8
-
-
-class Memory:
-    def __init__(self, volumes):
-        self.volumes = volumes
-        self.box = volumes.shape[-1]
-
-    def __len__(self):
-        return len(self.volumes)
-
-    def read(self, indices):
-        return self.volumes[indices]
 
 
 def band_of(data, weight=None, signal=1.0):

@@ -24,7 +24,7 @@ def small(tmp_path_factory):
 
 
 def common(small, stem):
-    return [f"--input={small.particles}", WEDGE, "--seed=3", f"--path={stem}"]
+    return [f"--input={small.particles}", WEDGE, "--search=3", "--seed=3", f"--path={stem}"]
 
 
 def angle_deg(a, b):

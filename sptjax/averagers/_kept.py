@@ -52,11 +52,8 @@ def _keep(state: KeptVolumes, volumes: Volumes, groups: Groups, weights: Weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Median:
-    """Median per voxel (EMAN2 ``median``), of an even number the mean of the middle two.
-
-    Keeps all volumes on the host, ``4 n box^3`` bytes, and is not jitted.
-    """
+class _OfKept:
+    """What averagers share whose state is the volumes themselves."""
 
     by_known_sampling: bool = dataclasses.field(default=False, init=False)
 
@@ -74,6 +71,14 @@ class Median:
         """State over the volumes of both."""
         return a.joined(b)
 
+
+@dataclasses.dataclass(frozen=True)
+class Median(_OfKept):
+    """Median per voxel (EMAN2 ``median``), of an even number the mean of the middle two.
+
+    Keeps all volumes on the host, ``4 n box^3`` bytes, and is not jitted.
+    """
+
     def finish(self, state: KeptVolumes) -> Volumes:
         """Medians, one z section at a time."""
         result = np.zeros((state.number, *(state.box,) * 3), np.float32)
@@ -85,7 +90,7 @@ class Median:
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalWeight:
+class LocalWeight(_OfKept):
     """Mean with local weights: how well each volume agrees there with all (EMAN2 ``localweight``).
 
     ``w_i = max(0, lowpass(v_i M))``, with ``M`` the standardised sum of the volumes and the
@@ -99,7 +104,6 @@ class LocalWeight:
         apix: angstrom per voxel; needed, EMAN2 takes it from the header.
     """
 
-    by_known_sampling: bool = dataclasses.field(default=False, init=False)
     dampnoise: float = 0.5
     apix: float | None = None
 
@@ -114,17 +118,7 @@ class LocalWeight:
             InputError: the voxel size is not known.
         """
         self._cutoff()
-        return KeptVolumes(box, groups)
-
-    def add(
-        self, state: KeptVolumes, volumes: Volumes, groups: Groups, weights: Weights = None
-    ) -> KeptVolumes:
-        """State over the volumes before and these."""
-        return _keep(state, volumes, groups, weights)
-
-    def merge(self, a: KeptVolumes, b: KeptVolumes) -> KeptVolumes:
-        """State over the volumes of both."""
-        return a.joined(b)
+        return super().start(box, groups)
 
     def finish(self, state: KeptVolumes) -> Volumes:
         """Locally weighted means."""

@@ -59,12 +59,8 @@ def variance(moments: Moments) -> Float[Array, "*g z y x"]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Mean:
-    """Mean per voxel (EMAN2 ``mean``); :func:`variance` of its state is the variance map.
-
-    Attributes:
-        ignore0: leave voxels that are exactly 0 out of the mean of that voxel.
-    """
+class _OfMoments:
+    """What averagers share whose state is the moments."""
 
     by_known_sampling: bool = dataclasses.field(default=False, init=False)
     ignore0: bool = False
@@ -82,10 +78,6 @@ class Mean:
     def merge(self, a: Moments, b: Moments) -> Moments:
         """State over the volumes of both."""
         return merge_moments(a, b)
-
-    def finish(self, state: Moments) -> Volumes:
-        """Weighted means."""
-        return state.mean
 
     def update(self, old: Moments, volume: Volume, weight: Float[Array, ""]) -> Moments:
         """One volume more, in one group."""
@@ -93,34 +85,26 @@ class Mean:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sigma:
+class Mean(_OfMoments):
+    """Mean per voxel (EMAN2 ``mean``); :func:`variance` of its state is the variance map.
+
+    Attributes:
+        ignore0: leave voxels that are exactly 0 out of the mean of that voxel.
+    """
+
+    def finish(self, state: Moments) -> Volumes:
+        """Weighted means."""
+        return state.mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Sigma(_OfMoments):
     """Population standard deviation per voxel (EMAN2 ``sigma``); one volume gives 0.
 
     Attributes:
         ignore0: leave voxels that are exactly 0 out of the statistics of that voxel.
     """
 
-    by_known_sampling: bool = dataclasses.field(default=False, init=False)
-    ignore0: bool = False
-
-    def start(self, box: int, groups: int = 1) -> Moments:
-        """State over no volume."""
-        return _empty_moments(box, groups, self.ignore0)
-
-    def add(
-        self, state: Moments, volumes: Volumes, groups: Groups, weights: Weights = None
-    ) -> Moments:
-        """State over the volumes before and these."""
-        return add_one_by_one(self, state, volumes, groups, weights)
-
-    def merge(self, a: Moments, b: Moments) -> Moments:
-        """State over the volumes of both."""
-        return merge_moments(a, b)
-
     def finish(self, state: Moments) -> Volumes:
         """Weighted standard deviations."""
         return jnp.sqrt(variance(state))
-
-    def update(self, old: Moments, volume: Volume, weight: Float[Array, ""]) -> Moments:
-        """One volume more, in one group."""
-        return merge_moments(old, _moments_of(volume, weight, self.ignore0))

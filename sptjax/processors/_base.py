@@ -1,5 +1,6 @@
 """What a processor is: a record of parameters that turns one volume into another."""
 
+import abc
 import functools
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ class Processor(eqx.Module):
 
     host: ClassVar[bool] = False  # runs in NumPy outside jit
 
+    @abc.abstractmethod
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         """Process one volume.
 
@@ -28,7 +30,6 @@ class Processor(eqx.Module):
             apix: voxel size, angstrom; cut-offs in 1/angstrom are converted with it.
             mask: used by steps that normalise inside a mask.
         """
-        raise NotImplementedError
 
     def output_box(self, box: int) -> int:
         """Edge of the result for a volume of edge ``box``."""
@@ -42,6 +43,6 @@ class Processor(eqx.Module):
 class Centring(Processor):
     """A processor that only moves its volume."""
 
+    @abc.abstractmethod
     def shift(self, volume: Volume, apix: float) -> Float[Array, "3"]:
         """Translation ``(x, y, z)`` that it applies, voxels."""
-        raise NotImplementedError

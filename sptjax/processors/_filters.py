@@ -8,6 +8,7 @@ as a standard deviation; no other filter does. Where EMAN2 returns an empty volu
 or silently takes one of several, an error is raised.
 """
 
+import abc
 import math
 
 import jax
@@ -53,9 +54,9 @@ class Cutoff(Processor):
     def __check_init__(self):
         _the_word(self)
 
+    @abc.abstractmethod
     def _gain(self, s: np.ndarray, c: float) -> np.ndarray:
         """Factor at the frequencies ``s`` for the cut-off ``c``, both in cycles per voxel."""
-        raise NotImplementedError
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         box = volume.shape[-1]

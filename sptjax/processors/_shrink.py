@@ -67,8 +67,8 @@ class MedianShrink(Processor):
         return apix * self.n
 
 
-class MaxShrink(Processor):
-    """Largest of the ``search**3`` voxels from each ``n``-th on (``math.maxshrink``)."""
+class _OfBlocks(Processor):
+    """Processors that take one value of the ``search**3`` voxels from each ``n``-th on."""
 
     n: int = key(default=2)
     search: int = key(default=2)
@@ -76,39 +76,28 @@ class MaxShrink(Processor):
     def __check_init__(self):
         _check_factor(self.n)
         _check_search(self.search)
+
+    def output_box(self, box: int) -> int:
+        """Every n-th voxel."""
+        return box // self.n
+
+    def output_apix(self, apix: float, box: int) -> float:
+        """Every n-th voxel."""
+        return apix * self.n
+
+
+class MaxShrink(_OfBlocks):
+    """Largest of the ``search**3`` voxels from each ``n``-th on (``math.maxshrink``)."""
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         return _largest(volume, self.n, self.search)
 
-    def output_box(self, box: int) -> int:
-        """Every n-th voxel."""
-        return box // self.n
 
-    def output_apix(self, apix: float, box: int) -> float:
-        """Every n-th voxel."""
-        return apix * self.n
-
-
-class MinShrink(Processor):
+class MinShrink(_OfBlocks):
     """Smallest of the ``search**3`` voxels from each ``n``-th on (``math.minshrink``)."""
-
-    n: int = key(default=2)
-    search: int = key(default=2)
-
-    def __check_init__(self):
-        _check_factor(self.n)
-        _check_search(self.search)
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         return -_largest(-volume, self.n, self.search)
-
-    def output_box(self, box: int) -> int:
-        """Every n-th voxel."""
-        return box // self.n
-
-    def output_apix(self, apix: float, box: int) -> float:
-        """Every n-th voxel."""
-        return apix * self.n
 
 
 def _check_search(search: int) -> None:

@@ -1,5 +1,6 @@
 """Functions of the box about every voxel."""
 
+import abc
 from collections.abc import Callable
 
 import jax
@@ -62,9 +63,9 @@ class Box(Processor):
         sizes = (self.zsize, self.ysize, self.xsize)
         return tuple(self.radius if size is None else size for size in sizes)
 
+    @abc.abstractmethod
     def reduce(self, members: Members, centre: Plane) -> Plane:
         """Result for the boxes of one section; ``centre`` is the middle member."""
-        raise NotImplementedError
 
     def __call__(self, volume: Volume, apix: float, *, mask: Volume | None = None) -> Volume:
         return windows(volume, self._half_widths(), self.reduce)
