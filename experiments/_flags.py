@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import _help
+import _uncertainty
 import jax
 from _argv import take_back_v
 from absl import app, flags, logging
@@ -35,6 +36,7 @@ def define_shared(path: str, output: str, *, fine_like_coarse: bool, mask_target
     _define_alignment()
     _define_classification()
     _define_averaging()
+    _uncertainty.define()
     _define_output(path, output)
     _define_computing()
 

@@ -13,6 +13,7 @@ import _classes
 import _generate
 import _inputs
 import _resolve
+import _uncertainty
 import jax
 import numpy as np
 
@@ -243,6 +244,8 @@ def _refine_settings(
         anneal=values.get("anneal", 0),
         iterations=values["iter"],
         class_mask=class_mask,
+        soft=values["soft"],
+        modes=_uncertainty.modes(values, alignment, apix),
     )
 
 
@@ -263,6 +266,7 @@ def _output_settings(
         gold_standard=gold,
         average_name=values["output"],
         result_matrix=values["resultmx"],
+        uncertainty=values["uncertainty"],
         save_steps=values["savesteps"],
         save_aligned=values["saveali"],
         save_all_aligned=values["saveallalign"],

@@ -131,6 +131,8 @@ def selection(values: Values, stack: io.Stack) -> Selection:
         keep=keep,
         in_sigma=values["keepsig"],
         by_score=values["weighbyscore"],
+        keep_known=values["keepbyuncertainty"],
+        by_uncertainty=values["weighbyuncertainty"],
         prior_weight=_tilt_axis(values["weighbytiltaxis"], stack),
     )
 

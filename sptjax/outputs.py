@@ -31,6 +31,7 @@ class OutputSettings:
     gold_standard: bool
     average_name: str  # of the final class averages, inside the folder
     result_matrix: str | None = None
+    uncertainty: bool = False  # write covariances and modes of the poses
     save_steps: bool = False
     save_aligned: bool = False
     save_all_aligned: bool = False  # aligned particles of every round
@@ -59,6 +60,9 @@ def write_round(state: RefineState, settings: OutputSettings) -> None:
     folder, it = settings.folder, tag(state, settings)
     _write_poses(state, settings, it)
     write_class_matrix(folder / f"classmx_{it}.hdf", state)
+    if state.modes is not None and settings.uncertainty:
+        for form in ("hdf", "json"):
+            io.write_pose_table(folder / f"uncertainty_{it}.{form}", state.modes)
     _write_averages(state, settings, it)
     _write_curves(state, settings, it)
     _write_scores(state, settings, it)

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import classify, fourier, pca, resolution
+from . import classify, fourier, pca, resolution, uncertainty
 from .align import AlignmentSettings, Found, View, align_views
 from .averaging import Assigned, Averages, Averaging, average_classes
 from .centring import Autocentre, centre_shift
 from .copies import Copies
 from .distributed import ALONE, Hosts
+from .io import PoseTable
 from .measure import measure, next_references
 from .particles import Sampling, Stack
 from .references import ReferenceSettings, views
@@ -28,6 +29,7 @@ from .symmetry import Symmetry
 Progress = Callable[[Iterable, str], Iterable]
 
 SETTLED_DEG = 3.0  # median turn of a round
+LEAST_SHARE = 1e-3  # probability of a mode that is averaged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,8 @@ class RefineSettings:
     anneal: int = 0  # rounds in which classes are drawn at random, less and less
     class_mask: np.ndarray | None = None  # [n, n, n]: classes differ inside it alone
     iterations: int | None = None  # rounds that are planned
+    soft: bool = False  # average particles in all their modes by probability; needs modes
+    modes: int = 0  # poses of a particle whose uncertainty is measured; 0: none
     read: int = 16  # raw particles in memory at a time; results do not depend on it
 
 
@@ -75,12 +79,16 @@ def refine_round(
         settings: constant over the rounds.
         progress: wraps iterations over batches.
     """
-    found = _align(state, copies, settings, progress)
+    found, modes = _align(state, copies, settings, progress)
     if settings.class_mask is not None:
         found = _focused(found, state, copies, settings, settings.class_mask, progress)
     usable = copies.usable
     classes = np.full(len(found.score), -1, np.int32)
-    classes[usable] = assign(found.score, state.round + 1, settings.anneal, settings.seed)[usable]
+    if settings.soft and modes is not None:
+        chosen = _likely_classes(modes, found.score.shape[1])
+    else:
+        chosen = assign(found.score, state.round + 1, settings.anneal, settings.seed)
+    classes[usable] = chosen[usable]
     told_apart = state.told_apart
     if not told_apart:
         split = _split(found, usable, stack, sampling, settings, progress, copies.hosts)
@@ -88,7 +96,7 @@ def refine_round(
         told_apart = _may_part(split, state, found, settings)
     classes, reseeded = _reseed_empty(classes, found.score)
     after = _average(
-        state, found, classes, stack, sampling, settings, progress, told_apart, copies.hosts
+        state, found, classes, stack, sampling, settings, progress, told_apart, copies.hosts, modes
     )
     return dataclasses.replace(after, reseeded=reseeded, peaks=found.peaks)
 
@@ -113,11 +121,16 @@ def average_round(
 
 def _align(
     state: RefineState, copies: Copies, settings: RefineSettings, progress: Progress
-) -> Found:
+) -> tuple[Found, PoseTable | None]:
+    """Poses of all particles and, if settings ask for it, how well they are known."""
     found = Found.empty(len(state.classes), state.references.shape[1])
+    alignment = settings.alignment
+    if settings.modes:
+        peaks_kept = max(alignment.peaks or 1, settings.modes)
+        alignment = dataclasses.replace(alignment, save_peaks=alignment.searches, peaks=peaks_kept)
     key = jax.random.fold_in(jax.random.key(settings.seed), state.round + 1)
     gain = _fsc_filter(state) if settings.filter_by_fsc else None
-    peaks = []
+    peaks, tables = [], []
     for half, references in enumerate(state.references):
         rows = copies.coarse.particles.usable
         if len(state.references) == 2:
@@ -141,7 +154,7 @@ def _align(
             full,
             rows,
             settings.symmetries,
-            settings.alignment,
+            alignment,
             expected_score=state.expected_score,
             start=begin,
             key=jax.random.fold_in(key, half),
@@ -150,9 +163,42 @@ def _align(
         found.rotation[rows], found.shift[rows] = part.rotation, part.shift
         found.score[rows] = part.score
         peaks.append((rows, part.peaks))
+        if settings.modes:
+            table = uncertainty.pose_table(
+                _last(coarse, fine, full, alignment),
+                rows,
+                part,
+                settings.symmetries,
+                alignment.of_fine_stage() if alignment.fine else alignment,
+                expected_score=state.expected_score,
+                modes=settings.modes,
+                hosts=copies.hosts,
+                progress=progress,
+            )
+            tables.append((rows, table))
     if settings.alignment.save_peaks:
         found.peaks = _joined([(r, p) for r, p in peaks if p is not None], len(found.score))
-    return _gathered(found, copies.hosts)
+    modes = _whole_table(tables, len(found.score), copies.hosts) if tables else None
+    return _gathered(found, copies.hosts), modes
+
+
+def _last(coarse: View, fine: View | None, full: View | None, settings: AlignmentSettings) -> View:
+    """Where the last stage of an alignment sees the particles."""
+    last = fine if settings.fine is not None and fine is not None else coarse
+    return full if settings.tweak and full is not None and last.scale > 1 else last
+
+
+def _whole_table(parts: list[tuple[np.ndarray, PoseTable]], count: int, hosts: Hosts) -> PoseTable:
+    """Modes in the order of the stack; particles without any are in no class."""
+    arrays = {}
+    for field in dataclasses.fields(PoseTable):
+        name, first = field.name, getattr(parts[0][1], field.name)
+        empty = {"classes": -1, "elsewhere": 1}.get(name, 0)
+        whole = np.full((count, *first.shape[1:]), empty, first.dtype)
+        for rows, table in parts:
+            whole[rows] = getattr(table, name)
+        arrays[name] = hosts.joined(whole)
+    return PoseTable(**arrays)
 
 
 def _focused(
@@ -183,8 +229,8 @@ def _focused(
         save_peaks=False,
     )  # fmt: skip
     whole = dataclasses.replace(settings.references, mask=None, automask=False)
-    fixed = dataclasses.replace(settings, alignment=only_score, references=whole)
-    scored = _align(state, copies, fixed, progress)
+    fixed = dataclasses.replace(settings, alignment=only_score, references=whole, modes=0)
+    scored, _ = _align(state, copies, fixed, progress)
     return dataclasses.replace(scored, peaks=found.peaks)
 
 
@@ -287,6 +333,35 @@ def _may_part(
     return float(np.median(turn)) < SETTLED_DEG
 
 
+def _likely_classes(modes: PoseTable, count: int) -> np.ndarray:
+    """Class of the largest probability over all modes of a particle, ``[n]``."""
+    share = [np.where(modes.classes == c, modes.probability, 0).sum(1) for c in range(count)]
+    return np.argmax(share, 0)
+
+
+def _softly(
+    rows: np.ndarray, weight: np.ndarray, modes: PoseTable, round_: int, settings: RefineSettings
+) -> Assigned:
+    """Particles in all their modes, with their weight times the probability of each.
+
+    In the first ``anneal`` rounds probabilities are raised to a power that grows to one, so that
+    classes do not settle too early.
+    """
+    power = min(1.0, (round_ + 1) / (settings.anneal + 1))
+    share = modes.tempered(power)[rows] * (modes.classes[rows] >= 0)
+    if settings.only_class is not None:
+        share = share * (modes.classes[rows] == settings.only_class)
+    particle, mode = np.nonzero(share > LEAST_SHARE)
+    index = rows[particle]
+    return Assigned(
+        index,
+        modes.rotation[index, mode],
+        modes.shift[index, mode],
+        modes.classes[index, mode],
+        weight[index] * share[particle, mode],
+    )
+
+
 def _reseed_empty(classes: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
     """Give an emptied class the least certain half of the largest one."""
     classes, reseeded = classes.copy(), []
@@ -314,21 +389,29 @@ def _average(
     progress: Progress,
     told_apart: bool,
     hosts: Hosts,
+    modes: PoseTable | None = None,
 ) -> RefineState:
     """Average the classes, centre and measure them, make the next references."""
     n_classes, n = found.score.shape[1], len(classes)
     row, own = np.arange(n), np.maximum(classes, 0)
     half = row % 2
     group = np.where(classes < 0, -1, 2 * classes + half * settings.gold_standard)
-    used, weight = select(group, found.score[row, own], settings.selection)
-    if settings.only_class is not None:
+    transfer = None if modes is None else modes.transfer(classes)
+    used, weight = select(group, found.score[row, own], settings.selection, transfer)
+    soft = settings.soft and told_apart and modes is not None
+    if settings.only_class is not None and not soft:
         used &= classes == settings.only_class
     rows = np.flatnonzero(used)
-    turn, shift = found.rotation[rows, own[rows]], found.shift[rows, own[rows]]
+    if soft:
+        assert modes is not None, "the settings are checked"
+        assigned = _softly(rows, weight, modes, state.round + 1, settings)
+    else:
+        pose = found.rotation[rows, own[rows]], found.shift[rows, own[rows]]
+        assigned = Assigned(rows, *pose, classes[rows], weight[rows])
     averages = average_classes(
         stack,
         sampling,
-        Assigned(rows, turn, shift, classes[rows], weight[rows]),
+        assigned,
         settings.symmetries,
         settings.averaging,
         settings.apix,
@@ -341,8 +424,11 @@ def _average(
         averages = averages.moved(moves)
         shift = found.shift + moves[:, half].swapaxes(0, 1)
         found = dataclasses.replace(found, shift=shift.astype(np.float32))
+        if modes is not None:
+            shift = modes.shift + moves[modes.classes, half[:, None]]
+            modes = dataclasses.replace(modes, shift=shift.astype(np.float32))
     total = np.zeros((n_classes, 2))
-    np.add.at(total, (classes[rows], half[rows]), weight[rows])
+    np.add.at(total, (assigned.classes, half[assigned.indices]), assigned.weight)
     key = jax.random.fold_in(jax.random.key(settings.seed), 1000 * (state.round + 1))
     gold = settings.gold_standard
     measured = measure(averages, total, settings.symmetries, key, gold_standard=gold)
@@ -369,6 +455,7 @@ def _average(
         halves=measured.halves,
         fsc=measured.fsc,
         told_apart=told_apart,
+        modes=modes,
         odd_to_even=state.odd_to_even if measured.odd_to_even is None else measured.odd_to_even,
     )
 

@@ -233,7 +233,7 @@ def _seeded(run: Run, seed: io.ClassMatrix, copies: Copies, progress: Progress) 
     )
 
 
-_SAVED = [f.name for f in dataclasses.fields(RefineState) if f.name != "peaks"]
+_SAVED = [f.name for f in dataclasses.fields(RefineState) if f.name not in ("peaks", "modes")]
 
 
 def _save(run: Run, state: RefineState, history: _History) -> None:

@@ -7,12 +7,19 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Selection:
-    """What ``--keep``, ``--keepsig``, ``--weighbyscore`` and ``--weighbytiltaxis`` resolve to."""
+    """What the options that keep and weigh particles resolve to."""
 
     keep: float = 1.0  # best-scoring fraction, or standard deviations
     in_sigma: bool = False  # keep what scores above mean - keep * sigma of its group
     by_score: bool = False  # weight by score over best score of the group
+    keep_known: float = 1.0  # fraction of the group whose poses are known best
+    by_uncertainty: bool = False  # weight by the share of the signal that the average keeps
     prior_weight: np.ndarray | None = None  # [n], known before any alignment
+
+    @property
+    def needs_uncertainty(self) -> bool:
+        """Whether the errors of the poses must be known."""
+        return self.by_uncertainty or self.keep_known < 1
 
 
 def assign(score: np.ndarray, round_: int, anneal: int, seed: int) -> np.ndarray:
@@ -36,7 +43,10 @@ def assign(score: np.ndarray, round_: int, anneal: int, seed: int) -> np.ndarray
 
 
 def select(
-    group: np.ndarray, score: np.ndarray, selection: Selection
+    group: np.ndarray,
+    score: np.ndarray,
+    selection: Selection,
+    transfer: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Particles to average and their weights.
 
@@ -44,6 +54,8 @@ def select(
         group: ``[n]``, class (or class and half) of every particle; negative: in none.
         score: ``[n]`` in its class, larger is better.
         selection: the rules.
+        transfer: ``[n]``, share of the signal that averaging keeps (see
+            :meth:`sptjax.io.PoseTable.transfer`); for rules about uncertainty.
 
     Returns:
         ``used`` bool ``[n]`` and ``weight`` float32 ``[n]``, zero where not used.
@@ -53,9 +65,16 @@ def select(
     for g in np.unique(group[group >= 0]):
         rows = np.flatnonzero(group == g)
         own = score[rows]
-        kept = rows[_kept(own, selection)]
+        kept = _kept(own, selection)
+        if transfer is not None and selection.keep_known < 1:
+            known = _best(transfer[rows], selection.keep_known)
+            both = np.intersect1d(kept, known)
+            kept = both if len(both) else known[:1]
+        kept = rows[kept]
         used[kept] = True
         weight[kept] = _by_score(score[kept], own.max()) if selection.by_score else 1.0
+    if transfer is not None and selection.by_uncertainty:
+        weight *= transfer
     if selection.prior_weight is not None:
         weight *= selection.prior_weight
     return used, weight
@@ -63,13 +82,16 @@ def select(
 
 def _kept(score: np.ndarray, selection: Selection) -> np.ndarray:
     """Indices into the group; never empty, so that no class vanishes."""
-    best_first = np.argsort(-score, kind="stable")
-    if selection.in_sigma:
-        limit = score.mean() - selection.keep * score.std()
-        count = int((score >= limit).sum())
-    else:
-        count = int(selection.keep * len(score) + 1e-9)
-    return best_first[: max(1, count)]
+    if not selection.in_sigma:
+        return _best(score, selection.keep)
+    limit = score.mean() - selection.keep * score.std()
+    return _best(score, (score >= limit).mean())
+
+
+def _best(value: np.ndarray, fraction: float) -> np.ndarray:
+    """Indices of the largest values, at least one."""
+    count = int(fraction * len(value) + 1e-9)
+    return np.argsort(-value, kind="stable")[: max(1, count)]
 
 
 def _by_score(score: np.ndarray, best: float) -> np.ndarray:

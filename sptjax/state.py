@@ -7,6 +7,7 @@ import numpy as np
 
 from . import resolution
 from .align import Found
+from .io import PoseTable
 
 CURVES = ("unmasked", "masked", "maskedtight", "corrected")
 
@@ -32,6 +33,7 @@ class RefineState:
     reseeded: tuple[int, ...] = ()  # classes that had emptied
     told_apart: bool = True  # classes rest on references or on differences beyond chance
     peaks: Found | None = None  # coarse poses [n, c, p] of this round, if asked for; not saved
+    modes: PoseTable | None = None  # how well its poses are known, if asked for; not saved
 
     @property
     def margin(self) -> np.ndarray:

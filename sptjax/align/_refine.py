@@ -50,9 +50,36 @@ def local_model(
         shift: ``-R^T t``, voxels.
         box: edge of the particle box.
     """
+    rows = linear_rows(table, data, weight, vectors, rotation, shift, box)
+    # one Gram matrix holds every product that is needed
+    matrix = lax.optimization_barrier(rows.reshape(8, -1))
+    gram = matrix @ matrix.T
+    norm2 = lax.rsqrt(gram[6, 6] + TINY)
+    along = gram[:6, 6] * norm2 * norm2
+    root2 = jnp.sqrt(2.0)
+    score = root2 * gram[7, 6] * norm2
+    gradient = root2 * gram[:6, 7] * norm2 - score * along
+    curvature = gram[:6, :6] * norm2 * norm2 - along[:, None] * along[None, :]
+    return LocalModel(score, gradient, curvature)
+
+
+def linear_rows(
+    table: SliceTable,
+    data: Float[Array, "2 k"],
+    weight: Float[Array, " k"],
+    vectors: Float[Array, "3 k"],
+    rotation: Float[Array, "3 3"],
+    shift: Float[Array, "3"],
+    box: int,
+) -> Float[Array, "8 2 k"]:
+    """Derivatives of the weighted reference by turns and shifts, itself, and the particle.
+
+    All in the frame in which the reference is not shifted: the phase of the shift, common to the
+    reference and its derivatives, moves the data instead. Arguments as in :func:`local_model`;
+    the second axis holds real and imaginary parts.
+    """
     axes = rotated_axes(vectors, rotation)
     value, (gx, gy, gz) = sample_with_gradient(table, axes)
-    # the phase of the shift is common to the model and its derivatives: move the data instead
     angle = (2 * jnp.pi / box) * _inner(vectors, shift)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     observed = (data[0] * cos - data[1] * sin, data[0] * sin + data[1] * cos)
@@ -67,16 +94,7 @@ def local_model(
         turned = weight * (-value[0] if part else value[1])
         move = [(2 * jnp.pi / box) * vectors[i] * turned for i in range(3)]
         rows.append(jnp.stack([*turn, *move, weight * value[part], observed[part]]))
-    # one Gram matrix holds every product that is needed
-    matrix = lax.optimization_barrier(jnp.stack(rows, 1).reshape(8, -1))
-    gram = matrix @ matrix.T
-    norm2 = lax.rsqrt(gram[6, 6] + TINY)
-    along = gram[:6, 6] * norm2 * norm2
-    root2 = jnp.sqrt(2.0)
-    score = root2 * gram[7, 6] * norm2
-    gradient = root2 * gram[:6, 7] * norm2 - score * along
-    curvature = gram[:6, :6] * norm2 * norm2 - along[:, None] * along[None, :]
-    return LocalModel(score, gradient, curvature)
+    return jnp.stack(rows, 1)
 
 
 def _inner(vectors: Float[Array, "3 k"], shift: Float[Array, "3"]) -> Float[Array, " k"]:

@@ -27,6 +27,9 @@ from .lst import write_lst as write_lst
 from .mrc import MrcReader as MrcReader
 from .mrc import read_mrc as read_mrc
 from .mrc import write_mrc as write_mrc
+from .pose_table import PoseTable as PoseTable
+from .pose_table import read_pose_table as read_pose_table
+from .pose_table import write_pose_table as write_pose_table
 from .spider import SpiderReader as SpiderReader
 from .stack import Stack as Stack
 from .stack import open_reader as open_reader

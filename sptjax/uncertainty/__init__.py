@@ -1,0 +1,3 @@
+"""How well poses are known: covariances, other modes and their probabilities."""
+
+from ._measure import pose_table as pose_table

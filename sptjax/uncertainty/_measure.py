@@ -1,0 +1,259 @@
+"""Covariances and modes of the particles of a run, from the poses that an alignment found."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .. import fourier
+from .._chunk import padded_batches
+from .._types import Alignment
+from ..align import (
+    AlignmentSettings,
+    Found,
+    Group,
+    View,
+    Work,
+    at_scale,
+    over_particles,
+    particle_radius,
+    refine_all,
+    stack_tables,
+)
+from ..distributed import ALONE, Hosts
+from ..io import PoseTable
+from ..resample import SliceTable
+from ..rotation import rotate, transpose
+from ..score import Observations
+from ..symmetry import Symmetry
+from ._noise import Neighbours, NoiseModel, neighbours, nothing
+from ._posterior import SO3, Linear, Posterior, posterior, shrunk
+from ._products import products, residual_sums
+
+Progress = Callable[[Iterable, str], Iterable]
+BATCH = 16
+MEMBERS = 20  # of a class, for noise of its own
+TURN, MOVE = slice(0, 3), slice(3, 6)
+ORDER = 2  # of interpolation; that of the search, 1, leaves errors of a twentieth of the noise
+STEPS = 6  # of Levenberg-Marquardt, from every candidate
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Look:
+    """Particles and one reference as the last stage of an alignment sees them."""
+
+    group: Group
+    kmax: int
+    around: Neighbours
+    vectors: Array
+    table: SliceTable
+
+    @classmethod
+    def of(cls, group: Group) -> "_Look":
+        """In the band of the group's last stage."""
+        kmax = group.plan().kmax
+        vectors = fourier.half_ball(kmax)
+        t = eqx.filter_jit(stack_tables)(group.maps, kmax, ORDER)
+        table = SliceTable(t.real[0], t.imag[0], t.half, t.pad, t.order)
+        wave = jnp.asarray(vectors, jnp.float32)
+        return cls(group, kmax, neighbours(vectors), wave, table)
+
+    def observe(self, rows: np.ndarray) -> Observations:
+        """Whitened particles."""
+        return self.group.observe(rows, self.kmax)
+
+
+def pose_table(
+    view: View,
+    rows: np.ndarray,
+    found: Found,
+    symmetries: tuple[Symmetry, ...],
+    settings: AlignmentSettings,
+    *,
+    expected_score: float,
+    modes: int,
+    hosts: Hosts = ALONE,
+    progress: Progress = lambda items, _: items,
+) -> PoseTable:
+    """Modes, their probabilities and covariances.
+
+    Args:
+        view: particles and references of the last stage of the alignment.
+        rows: which particles.
+        found: their best poses ``[n, c]``, raw voxels; a search has ``peaks``, others to consider,
+            and all of them climb a little further.
+        symmetries: of every reference, raw voxels.
+        settings: of the alignment; its comparator is a correlation with weights.
+        expected_score: the one that the alignment was planned with.
+        modes: how many to keep.
+        hosts: the processes that share the particles.
+        progress: wraps the iteration over batches.
+
+    Returns:
+        The table of these particles, in raw voxels.
+    """
+    start, steps = found.listed(), 0
+    if found.peaks is not None:
+        start, steps = start.joined(found.peaks), STEPS
+    listed = over_particles(
+        view, rows, symmetries, settings, lambda group: _polish(group, modes, steps),
+        aligner=settings.aligner, expected_score=expected_score, start=start, title="modes",
+        progress=progress,
+    ).scaled(1 / view.scale)  # fmt: skip
+    maps = jnp.asarray(view.references, jnp.float32)
+    looks = [
+        _Look.of(
+            Group(
+                view.particles, maps[c : c + 1], at_scale(symmetry, view.scale), settings,
+                expected_score, view.scale, settings.aligner,
+            )
+        )
+        for c, symmetry in enumerate(symmetries)
+    ]  # fmt: skip
+    best = listed.score[:, :, 0].argmax(1)
+    linear = []
+    for c, look in enumerate(looks):
+        part = Found(listed.rotation[:, c], listed.shift[:, c], listed.score[:, c])
+        noise = _noise(look, rows, part, best == c, hosts, progress)
+        linear.append(_linear(look, rows, part, noise, progress))
+    volumes = [_volume(look.group) if found.peaks is not None else 0.0 for look in looks]
+    own = [np.isfinite(listed.score[:, c]) for c in range(len(looks))]
+    box = view.particles.box
+    fitted = posterior(linear, own, volumes, box, hosts)
+    radius = particle_radius(np.asarray(maps).mean(0))
+    return _tabulated(linear, listed, fitted, modes, box, radius).scaled(view.scale)
+
+
+def _polish(group: Group, modes: int, steps: int) -> Work:
+    """The maxima that the candidates climb to, the best distinct ones."""
+    plan = group.plan()
+    tables = eqx.filter_jit(stack_tables)(group.maps, plan.kmax, ORDER)
+    vectors = jnp.asarray(fourier.half_ball(plan.kmax))
+
+    def run(indices: np.ndarray, start: Alignment | None) -> Alignment:
+        assert start is not None, "the caller gives start poses"
+        climbed = _climb(tables, group.observe(indices, plan.kmax), vectors, start, plan, steps)
+        return group.chosen(indices, climbed, modes, plan.delta_deg)
+
+    return run, plan
+
+
+@eqx.filter_jit
+def _climb(tables, observed: Observations, vectors, start, plan, steps: int) -> Alignment:
+    place = -rotate(transpose(start.rotation), start.shift)
+    turn, place, score = refine_all(
+        tables, observed, vectors, start.rotation, place,
+        box=plan.box, kmax=plan.kmax, steps=steps, free=plan.free,
+    )  # fmt: skip
+    score = jnp.where(jnp.isfinite(start.score), score, -jnp.inf)
+    return Alignment(turn, -rotate(turn, place), score)
+
+
+def _places(rotation: np.ndarray, shift: np.ndarray) -> Array:
+    turn, move = jnp.asarray(rotation), jnp.asarray(shift)
+    return -rotate(transpose(turn), move)
+
+
+def _noise(
+    look: _Look,
+    rows: np.ndarray,
+    listed: Found,
+    members: np.ndarray,
+    hosts: Hosts,
+    progress: Progress,
+) -> NoiseModel:
+    """Noise in the residuals of the members of a class at their best poses; of all if few are."""
+    if hosts.total(np.array(members.sum())) < MEMBERS:
+        members = np.ones_like(members)
+    rank = np.flatnonzero(members)
+    total, count = nothing(look.around), 0
+    for here, real in progress(list(padded_batches(rank, BATCH)), "noise"):
+        turn, shift = listed.rotation[here, 0], listed.shift[here, 0]
+        part = residual_sums(
+            look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
+            _places(turn, shift), jnp.asarray(np.arange(len(here)) < real, jnp.float32),
+            look.around, look.group.box,
+        )  # fmt: skip
+        total = jax.tree.map(jnp.add, total, part)
+        count += real
+    power, near, count = hosts.total(
+        (np.asarray(total.power), np.asarray(total.near), np.asarray(count))
+    )
+    return NoiseModel(jnp.asarray(power / count), jnp.asarray(near / np.float32(count)))
+
+
+def _linear(
+    look: _Look, rows: np.ndarray, listed: Found, noise: NoiseModel, progress: Progress
+) -> Linear:
+    """Every particle linearised at each of its modes."""
+    n, m = listed.score.shape
+    out = [np.zeros((n, m, *shape)) for shape in ((7, 7), (7, 7), (7,))]
+    for here, real in progress(list(padded_batches(np.arange(n), BATCH)), "covariances"):
+        turn, shift = listed.rotation[here], listed.shift[here]
+        found = products(
+            look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
+            _places(turn, shift), noise, look.around, look.group.box,
+        )  # fmt: skip
+        for target, values in zip(out, (found.normal, found.spread, found.along)):
+            target[here[:real]] = np.asarray(values)[:real]
+    return Linear(*out)
+
+
+def _volume(group: Group) -> float:
+    """Of the poses that a search looks at, radians^3 voxels^3."""
+    widths = [max(2 * half, 1.0) for half in group.plan().half_widths]
+    return SO3 / group.symmetry.redundancy * float(np.prod(widths))
+
+
+def _tabulated(
+    linear: list[Linear], listed: Found, fitted: Posterior, modes: int, box: int, radius: float
+) -> PoseTable:
+    """The most probable modes over all classes."""
+    n, count, m = listed.score.shape
+    probability = np.concatenate(fitted.inside, 1)
+    keep = min(modes, probability.shape[1])
+    order = np.argsort(-probability, axis=1, kind="stable")[:, :keep]
+    pick = lambda x: np.take_along_axis(  # noqa: E731
+        x, order.reshape(n, keep, *(1,) * (x.ndim - 2)), 1
+    )
+    covariance = np.concatenate(
+        [
+            part.covariance(shrunk(part.score, part.unit_score, known), box)
+            for part, known in zip(linear, fitted.amplitudes)
+        ],
+        1,
+    )
+    score = np.concatenate([part.score for part in linear], 1)
+    flat = lambda x: x.reshape(n, count * m, *x.shape[3:])  # noqa: E731
+    alive = pick(np.isfinite(flat(listed.score)))
+    probability, covariance = pick(probability), pick(covariance)
+    classes = np.where(alive, order // m, -1)
+    elsewhere = 1 - probability.sum(1)
+    all_of_it = np.concatenate([probability, elsewhere[:, None]], 1).clip(1e-30)
+    degrees = np.degrees(1.0)
+    units = np.array([degrees] * 3 + [1.0] * 3)
+    return PoseTable(
+        rotation=pick(flat(listed.rotation)),
+        shift=pick(flat(listed.shift)),
+        classes=classes.astype(np.int32),
+        score=pick(score).astype(np.float32),
+        probability=probability.astype(np.float32),
+        covariance=(covariance * units[:, None] * units).astype(np.float32),
+        elsewhere=elsewhere.astype(np.float32),
+        entropy=-(all_of_it * np.log(all_of_it)).sum(1).astype(np.float32),
+        displacement=_displacement(covariance, radius),
+    )
+
+
+def _displacement(covariance: np.ndarray, radius: float) -> np.ndarray:
+    """Root mean square error of a point of the particle, ``[n, m]``.
+
+    A point at distance ``r`` moves by ``2/3 r^2`` times the trace of the turns plus that of the
+    shifts, and ``r^2 = 3/5 R^2`` in a ball.
+    """
+    turn, move = (np.trace(covariance[..., p, p], axis1=-2, axis2=-1) for p in (TURN, MOVE))
+    return np.sqrt(0.4 * radius**2 * turn + move).astype(np.float32)

@@ -1,0 +1,203 @@
+"""From products to covariances of poses and probabilities of modes (NumPy, float64).
+
+With ``H``, ``G`` and ``t`` of :class:`._products.Products`, all ``7 x 7`` or ``7``, the amplitude
+last: the amplitude that fits is ``t_7 / H_77``, the score ``s = t_7 / sqrt(G_77)`` counts standard
+deviations of the noise, and at unit amplitude a score of ``nu = H_77 / sqrt(G_77)`` is expected.
+
+*Covariance.* Profiling the amplitude out leaves ``A = H_66 - H_67 H_76 / H_77``, the information
+about the pose at unit amplitude, and likewise ``G' = Q G Q^T`` with ``Q = [1, -H_67 / H_77]``. The
+pose that maximises the score has the covariance ``A^-1 G' A^-1 / a^2`` (the sandwich of White 1982,
+Econometrica 50:1), which is the inverse of the Fisher information where ``G = H``.
+
+*Modes.* Amplitudes of a class are normal, ``a ~ N(a0, tau^2)``. Then the score at the right pose
+is ``N(a0 nu, 1 + tau^2 nu^2)``, that of a wrong one ``N(0, 1)``, and their ratio ``L(s)`` is the
+evidence for a pose. Its integral over a mode is ``L`` times the volume of the mode (Laplace), over
+all poses not listed, whose scores are below the least one listed, the volume of the search times
+the probability that the right pose scores less than that: noise alone makes ``<L> = 1``.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import log_ndtr, logsumexp
+
+from ..distributed import ALONE, Hosts
+
+POSE = slice(0, 6)
+FITTED = 6.0  # what fitting six parameters adds to the square of a score
+ROUNDS = 10
+LEAST_TURN, LEAST_MOVE = 1.0, 0.25  # prior: radians, and of the box; matters where all is flat
+SO3 = 8 * np.pi**2  # volume in the measure of rotation vectors
+
+
+@dataclasses.dataclass(frozen=True)
+class Amplitudes:
+    """Amplitudes of one class: mean and standard deviation."""
+
+    mean: float
+    sigma: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """Particles linearised at poses, ``[n, m]`` in front."""
+
+    normal: np.ndarray  # [n, m, 7, 7]
+    spread: np.ndarray  # [n, m, 7, 7]
+    along: np.ndarray  # [n, m, 7]
+
+    @property
+    def score(self) -> np.ndarray:
+        """In standard deviations of the noise, ``[n, m]``."""
+        return self.along[..., 6] / np.sqrt(self.spread[..., 6, 6])
+
+    @property
+    def unit_score(self) -> np.ndarray:
+        """Score that an amplitude of one makes, ``[n, m]``."""
+        return self.normal[..., 6, 6] / np.sqrt(self.spread[..., 6, 6])
+
+    def profiled(self) -> tuple[np.ndarray, np.ndarray]:
+        """``A`` and ``G'`` of the module docstring, ``[n, m, 6, 6]``."""
+        cross = self.normal[..., POSE, 6]
+        ratio = cross / self.normal[..., 6:, 6]
+        information = self.normal[..., POSE, POSE] - ratio[..., :, None] * cross[..., None, :]
+        own = -ratio[..., :, None] * self.spread[..., None, 6, POSE]
+        noise = self.spread[..., POSE, POSE] + own + own.swapaxes(-1, -2)
+        noise = noise + ratio[..., :, None] * ratio[..., None, :] * self.spread[..., 6:, 6:]
+        return information, noise
+
+    def covariance(self, amplitude: np.ndarray, box: int) -> np.ndarray:
+        """Of poses at given amplitudes ``[n, m]``; radians and voxels, ``[n, m, 6, 6]``."""
+        information, noise = self.profiled()
+        square = amplitude[..., None, None] ** 2
+        prior = np.diag([LEAST_TURN**-2] * 3 + [(LEAST_MOVE * box) ** -2] * 3)
+        inverse = np.linalg.inv(square * information + prior)
+        found = inverse @ (square * noise + prior) @ inverse
+        return (found + found.swapaxes(-1, -2)) / 2
+
+
+def amplitudes(
+    score: np.ndarray, unit: np.ndarray, share: np.ndarray, hosts: Hosts = ALONE
+) -> Amplitudes:
+    """Mean and spread of the amplitudes of particles that are right with given probabilities.
+
+    Args:
+        score: ``[n]``.
+        unit: score of unit amplitude there.
+        share: probability that a pose is right.
+        hosts: the processes that share the particles.
+    """
+    own = np.sqrt(np.maximum(score**2 - FITTED, 0))
+    sums = [share * unit**2, share * own * unit, share * (own**2 - 1)]
+    total, product, square = hosts.total(np.array([x.sum() for x in sums]))
+    total = max(total, 1e-30)
+    mean = product / total
+    # sum of share * ((own - mean unit)^2 - 1)
+    excess = (square - mean * product) / total
+    return Amplitudes(float(mean), float(np.sqrt(max(excess, 0.0))))
+
+
+def evidence(
+    score: np.ndarray, unit: np.ndarray, known: Amplitudes
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logarithm of ``L(s)``, and its derivative by ``s``."""
+    mean, variance = known.mean * unit, 1 + (known.sigma * unit) ** 2
+    away = score - mean
+    value = score**2 / 2 - away**2 / (2 * variance) - np.log(variance) / 2
+    return value, score - away / variance
+
+
+def shrunk(score: np.ndarray, unit: np.ndarray, known: Amplitudes) -> np.ndarray:
+    """Amplitudes of particles, drawn towards the mean of their class by what is not known."""
+    own = np.sqrt(np.maximum(score**2 - FITTED, 0)) / unit
+    weight = (known.sigma * unit) ** 2
+    return (known.mean + weight * own) / (1 + weight)
+
+
+def log_mass(linear: Linear, known: Amplitudes, box: int) -> np.ndarray:
+    """Logarithm of the integral of ``L`` over every mode, ``[n, m]``; radians^3 voxels^3."""
+    score, unit = linear.score, linear.unit_score
+    value, slope = evidence(score, unit, known)
+    slope = np.maximum(slope, 1e-3)
+    information, _ = linear.profiled()
+    curvature = (slope * score.clip(1e-3))[..., None, None] * (
+        information / linear.normal[..., 6:, 6:]
+    )
+    prior = np.diag([LEAST_TURN**-2] * 3 + [(LEAST_MOVE * box) ** -2] * 3)
+    return value + 3 * np.log(2 * np.pi) - np.linalg.slogdet(curvature + prior)[1] / 2
+
+
+def log_elsewhere(
+    linear: Linear, listed: np.ndarray, known: Amplitudes, volume: float
+) -> np.ndarray:
+    """Logarithm of the integral of ``L`` over all poses that score less than those listed, ``[n]``.
+
+    Args:
+        linear: of the listed poses.
+        listed: which of them are poses of their own, ``[n, m]``.
+        known: amplitudes of the class.
+        volume: of the search, radians^3 voxels^3; 0 if the poses were given.
+    """
+    if volume == 0:
+        return np.full(len(listed), -np.inf)
+    least = np.where(listed, linear.score, np.inf).min(1)
+    unit = np.where(listed, linear.unit_score, 0).sum(1) / np.maximum(listed.sum(1), 1)
+    sigma = np.sqrt(1 + (known.sigma * unit) ** 2)
+    return np.log(volume) + log_ndtr((least - known.mean * unit) / sigma)
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """Result of :func:`posterior`."""
+
+    inside: list[np.ndarray]  # probability of the modes of each class, [n, m]
+    amplitudes: list[Amplitudes]  # of each class
+    sizes: np.ndarray  # share of the particles in each class
+
+
+def _all_amplitudes(
+    classes: list[Linear], inside: list[np.ndarray], hosts: Hosts
+) -> list[Amplitudes]:
+    """Of every class; of all together for one that has less than a particle."""
+    flat = [(x.score.ravel(), x.unit_score.ravel(), y.ravel()) for x, y in zip(classes, inside)]
+    scores, units, shares = (np.concatenate(x) for x in zip(*flat))
+    common = amplitudes(scores, units, shares, hosts)
+    own = [hosts.total(np.array(share.sum())) >= 1 for _, _, share in flat]
+    return [amplitudes(*x, hosts) if enough else common for x, enough in zip(flat, own)]
+
+
+def posterior(
+    classes: list[Linear],
+    listed: list[np.ndarray],
+    volumes: list[float],
+    box: int,
+    hosts: Hosts = ALONE,
+) -> Posterior:
+    """Probabilities of the modes of all classes, with the amplitudes and sizes of these.
+
+    Amplitudes, sizes and probabilities are fitted in turn (expectation-maximisation).
+
+    Args:
+        classes: modes against every reference, ``[n, m]``.
+        listed: which of them are poses of their own.
+        volumes: searched, see :func:`log_elsewhere`.
+        box: edge of the particle box.
+        hosts: the processes that share the particles.
+    """
+    sizes = np.full(len(classes), 1 / len(classes))
+    first = [np.where(own, x.score, 0).clip(0) ** 2 / 2 for x, own in zip(classes, listed)]
+    total = logsumexp(np.concatenate(first, 1), axis=1)
+    inside = [np.exp(x - np.expand_dims(total, 1)) for x in first]
+    known: list[Amplitudes] = []
+    for _ in range(ROUNDS):
+        known = _all_amplitudes(classes, inside, hosts)
+        parts, rest = [], []
+        for x, own, amplitude, size, volume in zip(classes, listed, known, sizes, volumes):
+            weight = np.log(max(size, 1e-12))
+            parts.append(np.where(own, log_mass(x, amplitude, box), -np.inf) + weight)
+            rest.append(log_elsewhere(x, own, amplitude, volume) + weight)
+        total = logsumexp(np.concatenate([*parts, np.stack(rest, 1)], 1), axis=1)
+        inside = [np.exp(part - np.expand_dims(total, 1)) for part in parts]
+        sizes = hosts.total(np.array([own.sum() for own in inside]))
+        sizes = sizes / sizes.sum()
+    return Posterior(inside, known, sizes)

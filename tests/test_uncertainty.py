@@ -1,0 +1,221 @@
+"""Covariances of poses, modes and their probabilities: by definition and against planted truth."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from alignment_setting import BOX, C1, moved, particles_of, truth_of, volumes_of
+from scipy import stats
+
+from sptjax import fourier, io, rotation, simulate
+from sptjax.align import AlignmentSettings, Refine3D, View, align_particles
+from sptjax.align import linear_rows as rows_of
+from sptjax.phantom import phantom
+from sptjax.resample import slice_table
+from sptjax.uncertainty import pose_table
+from sptjax.uncertainty._noise import NoiseModel, covariance, neighbours
+from sptjax.uncertainty._posterior import Amplitudes, Linear, evidence, log_elsewhere, posterior
+
+COUNT = 96
+LOCAL = AlignmentSettings(aligner=None, fine=Refine3D(), search_vox=3)
+GEOMETRY = simulate.TiltSeries(-60, 60, snr=0.1)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    """Poses, particles with their noise power known, and the map."""
+    map_ = phantom(BOX)[None]
+    poses = simulate.random_poses(jax.random.key(3), COUNT, 2.0)
+    volumes = volumes_of(map_, np.zeros(COUNT, int), poses, GEOMETRY, seed=4)
+    return poses, particles_of(np.asarray(volumes), GEOMETRY), map_
+
+
+@pytest.fixture(scope="module")
+def table(planted):
+    poses, particles, map_ = planted
+    rows = np.arange(COUNT)
+    start = moved(truth_of(poses), 2.0, 0.3)
+    found = align_particles(particles, rows, map_, (C1,), LOCAL, expected_score=15.0, start=start)
+    return pose_table(
+        View(particles, map_), rows, found, (C1,), LOCAL, expected_score=15.0, modes=1
+    )
+
+
+def errors(table, poses):
+    """Turns in degrees and moves of the place in voxels from the first mode to the truth."""
+    turn, shift = table.rotation[:, 0], table.shift[:, 0]
+    known, right = np.asarray(poses.rotation), np.asarray(poses.shift)
+    away = np.degrees(np.asarray(rotation.log(jnp.asarray(known @ turn.swapaxes(1, 2)))))
+    place = -np.einsum("nji,nj->ni", turn, shift)
+    return np.concatenate([away, -np.einsum("nji,nj->ni", known, right) - place], 1)
+
+
+def squared(error, covariance, part):
+    inverse = np.linalg.inv(covariance[:, part, part].astype(float))
+    return np.einsum("ni,nij,nj->n", error[:, part], inverse, error[:, part])
+
+
+@pytest.mark.parametrize("part", [slice(0, 6), slice(0, 3), slice(3, 6)])
+def test_truths_lie_where_the_covariance_says(planted, table, part):
+    """The mean of chi-square over its freedom is 1 +- sqrt(2 / freedom / n)."""
+    distance = squared(errors(table, planted[0]), table.covariance[:, 0], part)
+    freedom = part.stop - part.start
+    spread = np.sqrt(2 / freedom / COUNT)
+    assert abs(distance.mean() / freedom - 1) < 3.5 * spread < 0.5 * 0.9
+    for level in (0.68, 0.95):
+        inside = int((distance <= stats.chi2.ppf(level, freedom)).sum())
+        low, high = stats.binom.interval(0.998, COUNT, level)
+        assert low <= inside <= high
+
+
+def test_a_covariance_off_by_half_would_be_seen(planted, table):
+    distance = squared(errors(table, planted[0]), table.covariance[:, 0], slice(0, 6))
+    limit = 3.5 * np.sqrt(2 / 6 / COUNT)
+    for factor in (1.5, 1 / 1.5):
+        assert abs(distance.mean() / 6 / factor - 1) > limit
+
+
+def test_noise_covariance_by_its_definition(rng):
+    """Against the sum over all pairs of frequencies of the ball."""
+    vectors = fourier.half_ball(3)
+    around, count = neighbours(vectors), len(vectors)
+    power = rng.uniform(0.5, 2, count)
+    near = rng.normal(size=(13, count)) + 1j * rng.normal(size=(13, count))
+    rows = rng.normal(size=(4, count)) + 1j * rng.normal(size=(4, count))
+    shift, box = rng.normal(size=3), 24
+    model = NoiseModel(jnp.asarray(power, jnp.float32), jnp.asarray(near, jnp.complex64))
+    found = covariance(
+        model, around, jnp.asarray(rows, jnp.complex64), jnp.asarray(shift, jnp.float32), box
+    )
+    steps = np.asarray(around.steps).astype(int)
+    value = {tuple(k): rows[:, i] for i, k in enumerate(vectors)}
+    value |= {tuple(-k): rows[:, i].conj() for i, k in enumerate(vectors)}
+    wanted = np.zeros((4, 4), complex)
+    for i, k in enumerate(vectors):
+        for sign in (1, -1):  # the mirror image of a frequency has the conjugate of everything
+            c = (lambda x: x) if sign > 0 else np.conj
+            own = value[tuple(sign * k)]
+            wanted += power[i] * np.outer(own.conj(), own)
+            for d, step in enumerate(steps):
+                other = value.get(tuple(sign * (k + step)))
+                if other is None:
+                    continue
+                phase = np.exp(-2j * np.pi * (sign * step) @ shift / box)
+                term = c(near[d, i]) * phase * np.outer(own.conj(), other)
+                wanted += term + term.conj().T
+    np.testing.assert_allclose(found, wanted.real, rtol=2e-4, atol=1e-3)
+
+
+def test_linear_rows_are_derivatives(planted):
+    """Of the shifted, weighted reference, by differences."""
+    table = slice_table(jnp.asarray(planted[2][0]), 6, 3)
+    vectors = jnp.asarray(fourier.half_ball(5).T, jnp.float32)
+    count = vectors.shape[1]
+    weight, data = jnp.linspace(0.5, 1.5, count), jnp.zeros((2, count))
+    turn, place = rotation.random(jax.random.key(0), 1)[0], np.float32([0.5, -1.0, 2.0])
+
+    @jax.jit
+    def both(turn, place):
+        return rows_of(table, data, weight, vectors, turn, place, BOX)
+
+    def linear(turn, place):
+        return np.asarray(both(turn, place))
+
+    def reference(turn, place):
+        rows = linear(turn, jnp.asarray(place))
+        angle = -2 * np.pi / BOX * np.asarray(vectors.T @ place)
+        return (rows[6, 0] + 1j * rows[6, 1]) * np.exp(1j * angle)
+
+    rows = linear(turn, jnp.asarray(place))
+    angle = -2 * np.pi / BOX * np.asarray(vectors.T @ place)
+    for i in range(6):
+        step = np.zeros(6, np.float32)
+        step[i] = 0.02
+        two = [
+            reference(rotation.exp(jnp.asarray(s * step[:3])) @ turn, place + s * step[3:])
+            for s in (1, -1)
+        ]
+        difference = (two[0] - two[1]) / 0.04
+        row = (rows[i, 0] + 1j * rows[i, 1]) * np.exp(1j * angle)
+        assert np.abs(row - difference).max() < 0.02 * np.abs(row).max()
+
+
+def test_evidence_is_a_ratio_of_densities():
+    known = Amplitudes(0.8, 0.1)
+    score, unit = np.linspace(-3, 12, 7), np.full(7, 9.0)
+    value, slope = evidence(score, unit, known)
+    right = stats.norm(0.8 * 9, np.hypot(1, 0.9))
+    np.testing.assert_allclose(value, right.logpdf(score) - stats.norm.logpdf(score))
+    up, _ = evidence(score + 1e-4, unit, known)
+    np.testing.assert_allclose(slope, (up - value) / 1e-4, rtol=1e-3, atol=1e-3)
+
+
+def simple(score, unit=10.0):
+    """Particles whose six parameters are known equally well, by their scores ``[n, m]``."""
+    score = np.asarray(score, float)
+    normal = np.broadcast_to(np.diag([3.0] * 6 + [1.0]) * unit**2, (*score.shape, 7, 7))
+    along = np.zeros((*score.shape, 7))
+    along[..., 6] = score * unit
+    return Linear(normal, normal, along)
+
+
+def test_noise_alone_has_evidence_of_one():
+    """What lies beyond a list of poses, of all poses, is their volume."""
+    linear = simple([[50.0]])
+    rest = log_elsewhere(linear, np.ones((1, 1), bool), Amplitudes(0.8, 0.0), 1000.0)
+    np.testing.assert_allclose(rest, np.log(1000.0), rtol=1e-6)
+    none = log_elsewhere(linear, np.ones((1, 1), bool), Amplitudes(0.8, 0.0), 0.0)
+    assert np.isneginf(none).all()
+
+
+def test_clear_modes_are_certain_and_close_ones_are_not(rng):
+    clear = rng.normal(10, 1, 200)
+    score = np.stack([clear, rng.normal(4, 0.5, 200)], 1)
+    score[0] = 10.0, 9.9
+    own = [np.ones(score.shape, bool)]
+    found = posterior([simple(score)], own, [1000.0], BOX)
+    assert np.median(found.inside[0][1:, 0]) > 0.99
+    assert 0.5 < found.inside[0][0, 0] < 0.8
+    assert found.amplitudes[0].mean == pytest.approx(1 - 3 / 100, abs=0.03)
+
+
+def test_covariance_by_its_definition(rng):
+    """The inverse information of pose and amplitude together; with other noise the sandwich."""
+    half = rng.normal(size=(2, 3, 7, 7))
+    normal = 50 * np.einsum("...ij,...kj->...ik", half, half) + 2000 * np.eye(7)
+    linear = Linear(normal, normal, np.ones((2, 3, 7)))
+    a = np.full((2, 3), 2.0)
+    joint = normal * np.array([2.0] * 6 + [1])[:, None] * np.array([2.0] * 6 + [1])
+    wanted = np.linalg.inv(joint)[..., :6, :6]
+    np.testing.assert_allclose(linear.covariance(a, BOX), wanted, rtol=1e-3, atol=1e-7)
+    doubled = dataclasses.replace(linear, spread=3 * normal)
+    np.testing.assert_allclose(doubled.covariance(a, BOX), 3 * wanted, rtol=2e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["modes.hdf", "modes.json"])
+def test_tables_are_read_back(table, tmp_path, name):
+    io.write_pose_table(tmp_path / name, table)
+    back = io.read_pose_table(tmp_path / name)
+    for field in dataclasses.fields(table):
+        old, new = getattr(table, field.name), getattr(back, field.name)
+        assert new.dtype == old.dtype
+        np.testing.assert_allclose(new, old, atol=0 if name.endswith("hdf") else 1e-6)
+
+
+def test_the_transfer_of_a_mode():
+    two = io.PoseTable(
+        *(np.zeros(s, np.float32) for s in ((2, 2, 3, 3), (2, 2, 3))),
+        classes=np.array([[1, 0], [0, -1]]),
+        score=np.zeros((2, 2)),
+        probability=np.array([[0.6, 0.3], [0.9, 0.0]]),
+        covariance=np.zeros((2, 2, 6, 6)),
+        elsewhere=np.array([0.1, 0.1]),
+        entropy=np.zeros(2),
+        displacement=np.array([[0.0, 2.0], [1.0, 0.0]]),
+    )
+    wave = (np.pi / 2) ** 2 / 6
+    np.testing.assert_allclose(two.transfer(np.array([1, 1])), [0.6, 0.0])
+    wanted = [0.3 * np.exp(-4 * wave), 0.9 * np.exp(-wave)]
+    np.testing.assert_allclose(two.transfer(np.array([0, 0])), wanted, rtol=1e-6)
