@@ -1,11 +1,12 @@
 # Everything runs in .venv, which `make setup` makes once.
 PYTHON ?= python3
+JAX ?= jax[cuda12]
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow demo lint bench
+.PHONY: help setup test test-slow demo lint bench bench-gpu
 
 help:
 	@echo "make setup      create .venv and install sptjax with its test tools (once)"
@@ -14,6 +15,7 @@ help:
 	@echo "make test-slow  the tests marked slow"
 	@echo "make lint       ruff and pyright"
 	@echo "make bench      install what the benchmarks need and list them"
+	@echo "make bench-gpu  particles per second on an accelerator (installs $(JAX) if JAX sees none)"
 
 setup: $(STAMP)
 
@@ -41,6 +43,11 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench-gpu: setup
+	@$(BIN)/python -c "import jax, sys; sys.exit(jax.default_backend() == 'cpu')" \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(JAX)"
+	$(BIN)/python benchmarks/gpu.py
 
 bench: $(BENCH_STAMP)
 	@echo "Benchmarks (results and commands: benchmarks/README.md):"
