@@ -10,6 +10,7 @@ import _generate
 import _help
 import _inputs
 import _job
+import _report
 import _resolve
 import equinox as eqx
 import jax.numpy as jnp
@@ -122,7 +123,9 @@ def start(
     sampling = _inputs.find_sampling(values["wedge"], values["premultiplied"], particles, say)
     progress = console.progress if values["verbose"] else console.silent
     made = _generate.kitchen(whole, particles, sampling, pipeline, poses, progress)
-    return _job.run_folder(program, {**values, "resume": False}, argv), made
+    folder = _job.run_folder(program, {**values, "resume": False}, argv)
+    _report.begin(folder)
+    return folder, made
 
 
 def guarded(folder: pathlib.Path, work: Callable[[], Any]) -> Any:

@@ -12,6 +12,7 @@ import _alignment
 import _classes
 import _generate
 import _inputs
+import _report
 import _resolve
 import _uncertainty
 import jax
@@ -176,6 +177,7 @@ def carry_out(
     alignment = dataclasses.replace(refine.alignment, batch_bytes=plan.batch_bytes)
     refine = dataclasses.replace(refine, alignment=alignment, read=max(plan.read // 2, 1))
     folder = run_folder(program, values, argv, hosts)
+    _report.begin(folder)
     storage = plan.storage
     if storage.folder is not None and not values["scratch"]:
         storage = dataclasses.replace(storage, folder=folder)

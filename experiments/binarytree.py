@@ -18,6 +18,7 @@ import _generate
 import _generator
 import _help
 import _inputs
+import _report
 import numpy as np
 from absl import flags
 
@@ -40,6 +41,7 @@ with _help.group("output"):
     flags.DEFINE_bool("savesteps", False, "write the nodes of every level")
 
 
+@console.transcript()
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> generate.Generated:
     """Check everything, then grow the tree.
 
@@ -89,7 +91,15 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> generate.Generated
         return result
 
     result = _generator.guarded(folder, work)
-    console.say(f"{folder / 'final_avg.hdf'}: {result.note}")
+    path = folder / "final_avg.hdf"
+    console.say(f"{path}: {result.note}")
+    done = [
+        "Pairs of particles were aligned and averaged, then pairs of these averages, and so on.",
+        f"What came out: {result.note}.",
+    ]
+    made = [_report.Made(path, len(result.indices))]
+    sym = "c1" if values["breaksym"] else own.name
+    _report.of_maps(folder, kitchen, done, made, (), sym=sym, plots=values["plots"])
     return result
 
 

@@ -22,10 +22,11 @@ import _generate
 import _help
 import _inputs
 import _job
+import _report
 import numpy as np
 from absl import flags
 
-from sptjax import console, distributed, symmetry
+from sptjax import console, distributed, symmetry, workdir
 from sptjax._errors import InputError
 from sptjax.io import ClassMatrix
 from sptjax.state import RefineState
@@ -40,6 +41,7 @@ with _help.group("averaging"):
     flags.DEFINE_bool("recompute", False, "only average with the classes and poses of --classmx")
 
 
+@console.transcript()
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     """Check everything, then refine.
 
@@ -89,6 +91,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     for c in wanted:
         _check_count(int((matrix.classes == c).sum()), gold, f"class {c} of --classmx")
     folder = _job.run_folder("classaverage", values, argv, hosts)
+    _report.begin(folder)
     for c in wanted:
         rows = np.flatnonzero(matrix.classes == c)
         console.say(f"class {c}: {len(rows)} particles")
@@ -101,9 +104,14 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
             if hosts.leads and not values["resume"] and not list(folder.glob("class*_*")):
                 shutil.rmtree(folder)  # nothing was computed
             raise
+    if hosts.leads:
+        parts = {f"class {c}": workdir.latest(folder / f"class{c}") for c in wanted}
+        done = [f"Each class of {values['classmx']} was refined by itself."]
+        _report.of_parts(folder, parts, done)
     return state
 
 
+@console.transcript()
 def _one_class(
     values: Mapping[str, Any],
     argv: Sequence[str],

@@ -20,11 +20,12 @@ import _generate
 import _generator
 import _help
 import _inputs
+import _report
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sptjax import console, generate, io, plots, rotation, symmetry
+from sptjax import console, generate, io, plots, rotation, run_report, symmetry
 from sptjax._errors import InputError
 
 _generator.define("spt_hac")
@@ -68,6 +69,7 @@ with _help.group("output"):
     flags.DEFINE_bool("saveali", False, "write the aligned particles of the largest average")
 
 
+@console.transcript()
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> list[generate.Dendrogram]:
     """Check everything, then classify.
 
@@ -104,7 +106,22 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> list[generate.Dend
         autocentre=kitchen.autocentre,
         force=values["force"],
     )
-    return _generator.guarded(folder, lambda: _all(values, folder, kitchen, settings, own))
+    found, made, done = _generator.guarded(
+        folder, lambda: _all(values, folder, kitchen, settings, own)
+    )
+    first = "All particles were aligned to all others; mutually best pairs merged, again and again."
+    shown = [
+        run_report.Shown(
+            str(one.path.relative_to(folder).with_name("dendrogram.png")),
+            "Dendrogram",
+            "What merged with what; the number at a joint is the score of the pair. Classes that"
+            " are real merge late and at low scores.",
+        )
+        for one in made
+    ]
+    sym, pictures = "c1" if values["breaksym"] else own.name, values["plots"]
+    _report.of_maps(folder, kitchen, [first, *done], made, shown, sym=sym, plots=pictures)
+    return found
 
 
 def _all(
@@ -113,8 +130,9 @@ def _all(
     kitchen: _generate.Kitchen,
     settings: generate.HacSettings,
     own: symmetry.Symmetry,
-) -> list[generate.Dendrogram]:
-    material, found = _generate.prepared(kitchen), []
+) -> tuple[list[generate.Dendrogram], list[_report.Made], list[str]]:
+    """The classification of every group, its map, and a sentence about it."""
+    material, found, made, said = _generate.prepared(kitchen), [], [], []
     usable = material.usable
     block = len(material) // values["groups"]
     for g in range(values["groups"]):
@@ -133,7 +151,9 @@ def _all(
         if values["saveali"]:
             _generator.write_aligned(here / "final_ali_stack.hdf", result, kitchen)
         console.say(f"{here / 'final_avg.hdf'}: {result.note}")
-    return found
+        made.append(_report.Made(here / "final_avg.hdf", len(result.indices)))
+        said.append(f"What came out ({here.name}): {result.note}.")
+    return found, made, said
 
 
 def _numbers(done: generate.Dendrogram, node: generate.Node, kitchen: _generate.Kitchen) -> list:

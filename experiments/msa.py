@@ -18,6 +18,7 @@ import _flags
 import _help
 import _inputs
 import _job
+import _report
 import _resolve
 import jax.numpy as jnp
 import numpy as np
@@ -94,6 +95,7 @@ def posed_particles(values: Mapping[str, Any], given: _inputs.Particles) -> msa.
     return msa.Posed(rows, turns[rows].astype(np.float32), shifts[rows].astype(np.float32))
 
 
+@console.transcript()
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> msa.Sorted:
     """Check everything, then sort.
 
@@ -127,6 +129,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> msa.Sorted:
     folder = workdir.reserve(values["path"])
     manifest = workdir.describe("msa", argv, values, values["seed"], _job.device())
     workdir.write_manifest(folder, manifest)
+    _report.begin(folder)
     progress = console.progress if values["verbose"] else console.silent
     try:
         found = msa.sort(
@@ -139,6 +142,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> msa.Sorted:
     share = ", ".join(f"{100 * x:.1f} %" for x in found.components.share)
     console.say(f"shares of the variance: {share}; classes of {np.bincount(found.classes)}")
     console.say(f"averages: {folder / 'class_avgs_msa.hdf'}")
+    _report.of_sorting(folder, values, found, len(stack), apix)
     return found
 
 

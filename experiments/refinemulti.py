@@ -22,11 +22,12 @@ import _generate
 import _help
 import _inputs
 import _job
+import _report
 import numpy as np
 from _resolve import given
 from absl import flags
 
-from sptjax import console, distributed, symmetry
+from sptjax import console, distributed, symmetry, workdir
 from sptjax._errors import InputError
 from sptjax.io import ClassMatrix
 from sptjax.state import RefineState
@@ -62,6 +63,7 @@ def class_references(maps: np.ndarray, count: int, randphase: float, apix: float
     return _inputs.randomised(copies, randphase, apix, seed) if randphase else copies
 
 
+@console.transcript()
 def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     """Check everything, then refine, once or with several seeds.
 
@@ -78,6 +80,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     if values["nseeds"] == 1:
         return _run(values, argv, hosts)
     folder = _job.run_folder("refinemulti", values, argv, hosts)
+    _report.begin(folder)
     states, seeds = [], [values["seed"] + i for i in range(values["nseeds"])]
     try:
         for i, seed in enumerate(seeds):
@@ -98,9 +101,17 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
         f"{len(seeds)} seeds: mean adjusted Rand index {found.mean_rand:.2f}, stability of the"
         f" classes {shares} ({folder / 'stability.txt'})"
     )
+    parts = {f"seed {seed}": workdir.latest(folder / f"seed{seed}") for seed in seeds}
+    agreement = f"adjusted Rand index {found.mean_rand:.2f} on average (1: alike, 0: by chance)"
+    done = [
+        f"{len(seeds)} runs differ in their seed alone. Their classes agree with an {agreement}.",
+        f"Share of every class that all runs agree on: {shares}.",
+    ]
+    _report.of_parts(folder, parts, done)
     return states[-1]
 
 
+@console.transcript()
 def _run(values: Mapping[str, Any], argv: Sequence[str], hosts: distributed.Hosts) -> RefineState:
     """One run."""
     particles = _inputs.open_particles(values["input"], values["apix"], values["subset"])

@@ -18,6 +18,7 @@ import _generate
 import _generator
 import _help
 import _inputs
+import _report
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
@@ -58,6 +59,7 @@ with _help.group("output"):
     flags.DEFINE_bool("savesteps", False, "write the particles kept in every round")
 
 
+@console.transcript()
 def run(
     *, values: Mapping[str, Any], argv: Sequence[str]
 ) -> tuple[generate.OnAxes, generate.Together | None]:
@@ -115,7 +117,16 @@ def run(
         return found, together
 
     found, together = _generator.guarded(folder, work)
-    console.say(f"{folder / 'symxform.json'}: median score {np.median(found.score):.3f}")
+    median = f"median score {np.median(found.score):.3f}"
+    console.say(f"{folder / 'symxform.json'}: {median}")
+    done = [f"Every particle was brought onto the axes of its own {own.name} symmetry ({median})."]
+    made = []
+    if together is not None:
+        result = generate.symmetry_reference(together)
+        done.append(f"Then all were brought into one frame and averaged: {result.note}.")
+        made = [_report.Made(folder / "final_avg.hdf", len(result.indices))]
+    name = "c1" if values["breaksym"] else own.name
+    _report.of_maps(folder, kitchen, done, made, (), sym=name, plots=values["plots"])
     return found, together
 
 

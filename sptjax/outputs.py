@@ -306,7 +306,7 @@ def _write_pictures(state: RefineState, settings: OutputSettings, it: str) -> No
     found = {name: value for name, value in found.items() if value is not None}
     plots.save(plots.fsc_curves(frequency, curves, found), folder / f"fsc_{it}.png")
     groups = [score[state.classes == c] for c in range(len(state.maps))]
-    plots.save(plots.score_histogram(groups, names), folder / f"spt_cccs_{it}.png")
+    plots.save(plots.score_histogram(groups), folder / f"spt_cccs_{it}.png")
 
 
 def write_occupancy(counts: np.ndarray, changed: np.ndarray, settings: OutputSettings) -> None:

@@ -13,7 +13,18 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from . import io, msa, outputs, products, reporting, resample, rotation, workdir
+from . import (
+    io,
+    msa,
+    outputs,
+    pictures,
+    products,
+    reporting,
+    resample,
+    results,
+    rotation,
+    workdir,
+)
 from ._errors import InputError
 from .align import Found
 from .calibration import calibrate
@@ -27,6 +38,7 @@ from .references import views
 from .refinement import RefineSettings, average_round, refine_round
 from .rows import IN_MEMORY, Storage
 from .state import RefineState, converged, initial_state
+from .symmetry import parse
 from .transfer import apply_transfer
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -99,6 +111,7 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
     if run.average_only:
         if leads:
             outputs.write_recomputed(state, run.output)
+            _report(run, state, "")
         return state
     while state.round + 1 < run.iterations and not history.stop:
         begun = time.monotonic()
@@ -342,6 +355,19 @@ def _finish(run: Run, state: RefineState, history: _History, say: Say, progress:
         moved = _in_frame_of_reference(run, state)
         path = run.output.folder / "final_avg_ali2ref.hdf"
         io.write_hdf(path, [moved], run.refine.apix, outputs.class_headers(state)[:1])
+    _report(run, state, history.stop)
+
+
+def _report(run: Run, state: RefineState, stopped: str) -> None:
+    """The last pictures, and the page that shows them all."""
+    refine = run.refine
+    if run.output.plots:
+        broken = refine.averaging.break_symmetry
+        kept = (parse("c1"),) * len(refine.symmetries) if broken else refine.symmetries
+        pictures.draw(state, run.sampling, kept, run.output)
+    results.write(
+        state, refine.symmetries, run.output, stopped=stopped, recomputed=run.average_only
+    )
 
 
 def _in_frame_of_reference(run: Run, state: RefineState) -> np.ndarray:
