@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sptjax import fourier, resample, rotation, simulate, symmetry
+from sptjax import _chunk, fourier, resample, rotation, simulate, symmetry
 from sptjax.align import SearchPlan, Stage, align, prepare
 from sptjax.align._coarse import best_shifts, coarse_scores, distinct_maxima
 from sptjax.align._refine import local_model, refine_pose, split_observation
@@ -348,3 +348,26 @@ def test_maxima_of_the_grid_come_before_their_slopes():
     ring = (np.arange(7)[:, None] + [-1, 1]) % 7
     np.testing.assert_array_equal(distinct_maxima(scores, jnp.asarray(ring), 2), [1, 4])
     np.testing.assert_array_equal(distinct_maxima(scores, jnp.asarray(ring), 4), [1, 4, 2, 5])
+
+
+def test_many_poses_at_a_time_are_the_poses_one_after_the_other(search, noisy, monkeypatch):
+    """Accelerators work on many candidates at once, in batches that need not come out even."""
+    seen, one_by_one = noisy
+    kinds = []
+
+    class Other:
+        @property
+        def platform(self):
+            kinds.append("asked")
+            return "gpu"
+
+    monkeypatch.setattr(_chunk, "_devices", [Other()])
+    monkeypatch.setattr(_chunk, "AT_ONCE", 7)
+    jax.clear_caches()
+    together = align(search, seen)
+    jax.clear_caches()
+    assert kinds
+    np.testing.assert_allclose(together.score, one_by_one.score, rtol=1e-4)
+    turn = rotation.angle_deg(together.rotation[:, :, 0], one_by_one.rotation[:, :, 0])
+    assert np.max(turn) < 0.05
+    np.testing.assert_allclose(together.shift, one_by_one.shift, atol=0.01)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from .._chunk import map_chunked
+from .._chunk import map_chunked, map_each
 from ..resample import SliceTable, rotated_axes, sample_axes
 from ..score import TINY, Observations
 
@@ -89,7 +89,7 @@ def best_shifts(
 
         return jax.vmap(one_reference)(tables.real, tables.imag, turns)
 
-    return lax.map(one_particle, (observations.data, weight, rotations))
+    return map_each(one_particle, (observations.data, weight, rotations))
 
 
 def phased_rows(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float, Int
 
+from .._chunk import map_each
 from .._types import Alignment
 from ..comparators import Comparator, ball_score
 from ..resample import SliceTable
@@ -53,7 +54,7 @@ def comparator_scores(
             model = slice_reference(table, wave, turn, shift, box)
             return ball_score(comparator, coefficients[i], model, rows[i], vectors, box, apix)
 
-        return lax.map(one, (owner, turns, places))
+        return map_each(one, (owner, turns, places))
 
     flat = [jnp.swapaxes(x, 0, 1).reshape(c, n * p, *x.shape[3:]) for x in (poses.rotation, place)]
     score = lax.map(one_reference, (tables.real, tables.imag, *flat))

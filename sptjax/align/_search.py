@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import fourier, orientations
+from .._chunk import map_each
 from .._types import Alignment
 from ..orientations import OrientationSet
 from ..resample import SliceTable, slice_table
@@ -213,7 +214,7 @@ def refine_all(
                 box=box, steps=steps, free=free, bounds=limits,
             )  # fmt: skip
 
-        return lax.map(one, (owner, *poses))
+        return map_each(one, (owner, *poses))
 
     per_reference = lambda x: jnp.moveaxis(x, 1, 0).reshape(c, n * m, *x.shape[3:])  # noqa: E731
     poses = [rotation, shift]

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import fourier, orientations
-from .._chunk import map_chunked
+from .._chunk import map_chunked, map_each
 from .._errors import InputError
 from .._types import Alignment, Pose, Volume
 from ..orientations import OrientationSet
@@ -83,7 +83,7 @@ def best_symmetry_copy(
             position = -rotate(transpose(turns), moves)
             return jax.vmap(lambda r, s: score(table, seen, vectors, r, s, box))(turns, position)
 
-        return lax.map(one_particle, (data, weight, turns, moves))
+        return map_each(one_particle, (data, weight, turns, moves))
 
     by_reference = (jnp.swapaxes(x, 0, 1) for x in (tried.rotation, tried.shift))
     scores = lax.map(one_reference, (tables.real, tables.imag, *by_reference))
