@@ -219,3 +219,19 @@ def test_the_transfer_of_a_mode():
     np.testing.assert_allclose(two.transfer(np.array([1, 1])), [0.6, 0.0])
     wanted = [0.3 * np.exp(-4 * wave), 0.9 * np.exp(-wave)]
     np.testing.assert_allclose(two.transfer(np.array([0, 0])), wanted, rtol=1e-6)
+
+
+def test_a_score_that_bends_less_knows_less(rng):
+    """Curvature as expected changes nothing; half of it doubles the covariance."""
+    half = rng.normal(size=(2, 3, 7, 7))
+    normal = 50 * np.einsum("...ij,...kj->...ik", half, half) + 2000 * np.eye(7)
+    linear, a = Linear(normal, normal, np.ones((2, 3, 7))), np.full((2, 3), 2.0)
+    steps = linear.steps(a, BOX)
+    information, _ = linear.profiled()
+    expected = -2.0 * steps[:, :2] @ information[:, :2] / np.sqrt(normal[:, :2, 6:, 6:])
+    before = linear.covariance(a, BOX)
+    after = linear.bent(expected, steps, a, BOX).covariance(a, BOX)
+    np.testing.assert_allclose(after, before, rtol=1e-6, atol=1e-9)
+    flatter = linear.bent(expected / 2, steps, a, BOX).covariance(a, BOX)
+    np.testing.assert_allclose(flatter[:, :2], 2 * before[:, :2], rtol=5e-3, atol=1e-6)
+    np.testing.assert_allclose(flatter[:, 2], before[:, 2], rtol=1e-6, atol=1e-9)

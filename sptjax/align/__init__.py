@@ -23,6 +23,7 @@ from ._plan import information as information
 from ._plan import particle_radius as particle_radius
 from ._plan import plan_search as plan_search
 from ._refine import linear_rows as linear_rows
+from ._refine import local_model as local_model
 from ._refine import refine_pose as refine_pose
 from ._search import Search as Search
 from ._search import align as align

@@ -31,11 +31,12 @@ from ..rotation import rotate, transpose
 from ..score import Observations
 from ..symmetry import Symmetry
 from ._noise import Neighbours, NoiseModel, neighbours, nothing
-from ._posterior import SO3, Linear, Posterior, posterior, shrunk
-from ._products import products, residual_sums
+from ._posterior import SO3, Amplitudes, Linear, Posterior, posterior, shrunk
+from ._products import products, residual_sums, slopes
 
 Progress = Callable[[Iterable, str], Iterable]
 BATCH = 16
+BENT = 2  # modes of a particle and class whose curvature is measured
 MEMBERS = 20  # of a class, for noise of its own
 TURN, MOVE = slice(0, 3), slice(3, 6)
 ORDER = 2  # of interpolation; that of the search, 1, leaves errors of a twentieth of the noise
@@ -124,6 +125,10 @@ def pose_table(
     own = [np.isfinite(listed.score[:, c]) for c in range(len(looks))]
     box = view.particles.box
     fitted = posterior(linear, own, volumes, box, hosts)
+    for c, (look, known) in enumerate(zip(looks, fitted.amplitudes)):
+        part = Found(listed.rotation[:, c], listed.shift[:, c], listed.score[:, c])
+        linear[c] = _bent(look, rows, part, linear[c], known, progress)
+    fitted = posterior(linear, own, volumes, box, hosts)
     radius = particle_radius(np.asarray(maps).mean(0))
     return _tabulated(linear, listed, fitted, modes, box, radius).scaled(view.scale)
 
@@ -201,6 +206,29 @@ def _linear(
         for target, values in zip(out, (found.normal, found.spread, found.along)):
             target[here[:real]] = np.asarray(values)[:real]
     return Linear(*out)
+
+
+def _bent(
+    look: _Look,
+    rows: np.ndarray,
+    listed: Found,
+    linear: Linear,
+    known: Amplitudes,
+    progress: Progress,
+) -> Linear:
+    """The same with the curvature of the score at the best modes."""
+    amplitude, box = shrunk(linear.score, linear.unit_score, known), look.group.box
+    steps = linear.steps(amplitude, box)
+    n, m = listed.score[:, :BENT].shape
+    found = np.zeros((n, m, 6, 6))
+    for here, real in progress(list(padded_batches(np.arange(n), BATCH)), "curvatures"):
+        turn, shift = listed.rotation[here, :m], listed.shift[here, :m]
+        values = slopes(
+            look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
+            _places(turn, shift), jnp.asarray(steps[here, :m], jnp.float32), box,
+        )  # fmt: skip
+        found[here[:real]] = np.asarray(values)[:real]
+    return linear.bent(found, steps, amplitude, box)
 
 
 def _volume(group: Group) -> float:

@@ -9,6 +9,12 @@ about the pose at unit amplitude, and likewise ``G' = Q G Q^T`` with ``Q = [1, -
 pose that maximises the score has the covariance ``A^-1 G' A^-1 / a^2`` (the sandwich of White 1982,
 Econometrica 50:1), which is the inverse of the Fisher information where ``G = H``.
 
+*Curvature.* That information is what a pose is expected to have. At a score of ten the noise bends
+the score by a fifth itself, and the particle at hand has more or less information than expected:
+``-a' S''``, with the second derivatives ``S''`` of ``t_7 / sqrt(H_77)`` and ``a' = a sqrt(H_77)``
+(Efron & Hinkley 1978, Biometrika 65:457). They are taken between a standard deviation ahead and
+back along six directions, so that they also see what is not quadratic.
+
 *Modes.* Amplitudes of a class are normal, ``a ~ N(a0, tau^2)``. Then the score at the right pose
 is ``N(a0 nu, 1 + tau^2 nu^2)``, that of a wrong one ``N(0, 1)``, and their ratio ``L(s)`` is the
 evidence for a pose. Its integral over a mode is ``L`` times the volume of the mode (Laplace), over
@@ -19,7 +25,7 @@ the probability that the right pose scores less than that: noise alone makes ``<
 import dataclasses
 
 import numpy as np
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import log_ndtr
 
 from ..distributed import ALONE, Hosts
 
@@ -27,6 +33,7 @@ POSE = slice(0, 6)
 FITTED = 6.0  # what fitting six parameters adds to the square of a score
 ROUNDS = 10
 LEAST_TURN, LEAST_MOVE = 1.0, 0.25  # prior: radians, and of the box; matters where all is flat
+LEAST_BEND = 0.25  # of the curvature that is expected; less is no maximum that a fit would trust
 SO3 = 8 * np.pi**2  # volume in the measure of rotation vectors
 
 
@@ -45,6 +52,7 @@ class Linear:
     normal: np.ndarray  # [n, m, 7, 7]
     spread: np.ndarray  # [n, m, 7, 7]
     along: np.ndarray  # [n, m, 7]
+    bend: np.ndarray | None = None  # [n, m, 6, 6], curvature of the score over what is expected
 
     @property
     def score(self) -> np.ndarray:
@@ -70,10 +78,43 @@ class Linear:
         """Of poses at given amplitudes ``[n, m]``; radians and voxels, ``[n, m, 6, 6]``."""
         information, noise = self.profiled()
         square = amplitude[..., None, None] ** 2
-        prior = np.diag([LEAST_TURN**-2] * 3 + [(LEAST_MOVE * box) ** -2] * 3)
-        inverse = np.linalg.inv(square * information + prior)
-        found = inverse @ (square * noise + prior) @ inverse
+        prior = _prior(box)
+        expected = np.linalg.inv(square * information + prior)
+        here = expected
+        if self.bend is not None:
+            root = np.linalg.cholesky(expected)
+            here = root @ np.linalg.inv(self.bend) @ root.swapaxes(-1, -2)
+        found = here @ (square * noise + prior) @ expected
         return (found + found.swapaxes(-1, -2)) / 2
+
+    def steps(self, amplitude: np.ndarray, box: int) -> np.ndarray:
+        """Six steps of a standard deviation, columns of a root of the covariance; as rows."""
+        information, _ = self.profiled()
+        square = amplitude[..., None, None] ** 2
+        expected = np.linalg.inv(square * information + _prior(box))
+        return np.linalg.cholesky(expected).swapaxes(-1, -2)
+
+    def bent(
+        self, slopes: np.ndarray, steps: np.ndarray, amplitude: np.ndarray, box: int
+    ) -> "Linear":
+        """With curvatures from the slopes of the score along the first ``b`` modes' steps.
+
+        Args:
+            slopes: ``[n, b, 6, 6]``.
+            steps: of all modes.
+            amplitude: likewise, with which the steps were made.
+            box: edge of the particle box.
+        """
+        known = slopes.shape[1]
+        steps, amplitude = steps[:, :known], amplitude[:, :known]
+        scale = (amplitude * np.sqrt(self.normal[:, :known, 6, 6]))[..., None, None]
+        whole = -scale * slopes @ steps.swapaxes(-1, -2)
+        whole = whole + steps @ _prior(box) @ steps.swapaxes(-1, -2)
+        value, vector = np.linalg.eigh((whole + whole.swapaxes(-1, -2)) / 2)
+        value = np.maximum(value, LEAST_BEND)
+        bend = np.broadcast_to(np.eye(6), self.normal[..., POSE, POSE].shape).copy()
+        bend[:, :known] = (vector * value[..., None, :]) @ vector.swapaxes(-1, -2)
+        return dataclasses.replace(self, bend=bend)
 
 
 def amplitudes(
@@ -123,8 +164,15 @@ def log_mass(linear: Linear, known: Amplitudes, box: int) -> np.ndarray:
     curvature = (slope * score.clip(1e-3))[..., None, None] * (
         information / linear.normal[..., 6:, 6:]
     )
-    prior = np.diag([LEAST_TURN**-2] * 3 + [(LEAST_MOVE * box) ** -2] * 3)
-    return value + 3 * np.log(2 * np.pi) - np.linalg.slogdet(curvature + prior)[1] / 2
+    size = np.linalg.slogdet(curvature + _prior(box))[1]
+    if linear.bend is not None:
+        size = size + np.linalg.slogdet(linear.bend)[1]
+    return value + 3 * np.log(2 * np.pi) - size / 2
+
+
+def _prior(box: int) -> np.ndarray:
+    """Information about any pose."""
+    return np.diag([LEAST_TURN**-2] * 3 + [(LEAST_MOVE * box) ** -2] * 3)
 
 
 def log_elsewhere(
@@ -186,8 +234,8 @@ def posterior(
     """
     sizes = np.full(len(classes), 1 / len(classes))
     first = [np.where(own, x.score, 0).clip(0) ** 2 / 2 for x, own in zip(classes, listed)]
-    total = logsumexp(np.concatenate(first, 1), axis=1)
-    inside = [np.exp(x - np.expand_dims(total, 1)) for x in first]
+    total = np.logaddexp.reduce(np.concatenate(first, 1), axis=1)
+    inside = [np.exp(x - total[:, None]) for x in first]
     known: list[Amplitudes] = []
     for _ in range(ROUNDS):
         known = _all_amplitudes(classes, inside, hosts)
@@ -196,8 +244,8 @@ def posterior(
             weight = np.log(max(size, 1e-12))
             parts.append(np.where(own, log_mass(x, amplitude, box), -np.inf) + weight)
             rest.append(log_elsewhere(x, own, amplitude, volume) + weight)
-        total = logsumexp(np.concatenate([*parts, np.stack(rest, 1)], 1), axis=1)
-        inside = [np.exp(part - np.expand_dims(total, 1)) for part in parts]
+        total = np.logaddexp.reduce(np.concatenate([*parts, np.stack(rest, 1)], 1), axis=1)
+        inside = [np.exp(part - total[:, None]) for part in parts]
         sizes = hosts.total(np.array([own.sum() for own in inside]))
         sizes = sizes / sizes.sum()
     return Posterior(inside, known, sizes)

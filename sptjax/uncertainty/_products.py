@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Complex, Float
 
-from ..align import linear_rows
+from ..align import linear_rows, local_model
 from ..resample import SliceTable
+from ..rotation import exp, multiply
 from ..score import TINY, Observations
 from ._noise import Neighbours, NoiseModel, covariance, nothing, residual_terms
 
@@ -74,6 +75,49 @@ def products(
 
     found = lax.map(one_particle, (observations.data, weights, rotation, place))
     return Products(*found)
+
+
+@eqx.filter_jit
+def slopes(
+    table: SliceTable,
+    observations: Observations,
+    vectors: Float[Array, "k 3"],
+    rotation: Float[Array, "n m 3 3"],
+    place: Float[Array, "n m 3"],
+    steps: Float[Array, "n m s 6"],
+    box: int,
+) -> Float[Array, "n m s 6"]:
+    """Half the difference of the score's gradient a step ahead and a step back.
+
+    Args:
+        table: the reference.
+        observations: whitened particles.
+        vectors: their frequencies.
+        rotation: particle to reference.
+        place: ``-R^T t``, voxels.
+        steps: turns in radians about the reference's axes, voxels.
+        box: edge of the particle box.
+    """
+    wave, weights = vectors.T, jnp.broadcast_to(observations.weight, observations.data.shape)
+
+    def one_particle(args: tuple) -> Array:
+        data, weight, turns, moves, away = args
+        parts = jnp.stack([data.real, data.imag])
+
+        def one_pose(pose: tuple) -> Array:
+            turn, move, own = pose
+
+            def one_step(step: Array) -> Array:
+                there = multiply(exp(step[:3]), turn)
+                return local_model(table, parts, weight, wave, there, move + step[3:], box).gradient
+
+            both = lax.map(one_step, jnp.concatenate([own, -own]))
+            ahead, back = jnp.split(both, 2)
+            return (ahead - back) / 2
+
+        return lax.map(one_pose, (turns, moves, away))
+
+    return lax.map(one_particle, (observations.data, weights, rotation, place, steps))
 
 
 @eqx.filter_jit
