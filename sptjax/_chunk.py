@@ -6,8 +6,9 @@ that a loop compiles once whatever its length.
 
 import collections
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import jax
@@ -50,8 +51,7 @@ def map_each(function: Callable[[Any], Any], items: Any) -> Any:
         function: takes and returns trees of arrays.
         items: tree of arrays ``[n, ...]``.
     """
-    on_cpu = devices()[0].platform == "cpu"
-    return lax.map(function, items, batch_size=None if on_cpu else AT_ONCE)
+    return lax.map(function, items, batch_size=None if on_cpu() else AT_ONCE)
 
 
 def batch_size(bytes_each: int, budget: int, most: int) -> int:
@@ -100,25 +100,39 @@ def read_ahead(read: Callable[[T], U], items: Iterable[T], depth: int = 1) -> It
             waiting.extend((more, pool.submit(read, more)) for more in itertools.islice(rest, 1))
 
 
-def begin_ahead(
-    begin: Callable[[int, T], U], items: Iterable[T], depth: int
+def side_by_side(
+    work: Callable[[int, T], U], items: Iterable[T], lanes: int, each: int
 ) -> Iterator[tuple[T, U]]:
-    """Items with what was begun for them, ``depth`` items before it is handed out.
+    """Items in their order with what was worked out for them, several at a time, in threads.
 
-    JAX computes in the background: while one result is taken to the host, the next are under
-    way, one on each of ``depth`` devices.
+    JAX runs what different threads ask for at the same time, on one device too. The first item
+    of every lane goes before the others: what it compiles, they need not.
 
     Args:
-        begin: of the number of an item and the item; does not wait for its result.
-        items: what to begin.
-        depth: how many are under way.
+        work: of the number of an item and the item.
+        items: what to work on.
+        lanes: devices, which take the items in turn.
+        each: items at a time in every lane.
     """
-    waiting: collections.deque[tuple[T, U]] = collections.deque()
-    for number, item in enumerate(items):
-        if len(waiting) == depth:
-            yield waiting.popleft()
-        waiting.append((item, begin(number, item)))
-    yield from waiting
+    under_way: collections.deque[tuple[T, Future[U]]] = collections.deque()
+    with ThreadPoolExecutor(lanes * each) as pool:
+        for number, item in enumerate(items):
+            if number == lanes:
+                wait([future for _, future in under_way])
+            if len(under_way) == lanes * each:
+                ready, future = under_way.popleft()
+                yield ready, future.result()
+            under_way.append((item, pool.submit(work, number, item)))
+        while under_way:
+            ready, future = under_way.popleft()
+            yield ready, future.result()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 Device = Any  # of JAX
@@ -133,3 +147,8 @@ def use_only(devices: list[Device]) -> None:
 def devices() -> list[Device]:
     """The devices of this process that batches go to in turn."""
     return _devices or jax.local_devices()
+
+
+def on_cpu() -> bool:
+    """Whether batches go to a CPU."""
+    return devices()[0].platform == "cpu"

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from sptjax._chunk import begin_ahead, read_ahead
+from sptjax._chunk import read_ahead, side_by_side
 from sptjax._errors import InputError
 from sptjax.rows import Storage
 
@@ -101,12 +101,34 @@ def test_what_fails_ahead_fails_at_its_item():
         seen.extend(item for item, _ in read_ahead(read, range(5)))
 
 
-def test_so_many_are_under_way():
-    begun = []
-    begin = lambda number, item: begun.append((number, item)) or item  # noqa: E731
-    under_way = []
-    for item, result in begin_ahead(begin, "abcde", 2):
-        assert result == item
-        under_way.append(len(begun) - "abcde".index(item))
-    assert under_way == [2, 2, 2, 2, 1]
-    assert begun == list(enumerate("abcde"))
+@pytest.mark.parametrize(("lanes", "each"), [(1, 1), (1, 3), (2, 2)])
+def test_so_many_are_worked_on_at_a_time(lanes, each):
+    """In order, never more than the lanes hold, the first of each lane before all others."""
+    lock, running, most, finished = threading.Lock(), set(), [], []
+
+    def work(number, item):
+        with lock:
+            assert number < lanes or set(range(lanes)) <= set(finished)
+            running.add(number)
+            most.append(len(running))
+        time.sleep(0.02 if number else 0.1)
+        with lock:
+            running.remove(number)
+            finished.append(number)
+        return item * 2
+
+    found = list(side_by_side(work, range(10), lanes, each))
+    assert found == [(i, 2 * i) for i in range(10)]
+    assert max(most) == lanes * each
+
+
+def test_what_fails_beside_others_fails_at_its_item():
+    def work(number, item):
+        if item == 2:
+            raise InputError("particle 2")
+        return item
+
+    seen = []
+    with pytest.raises(InputError, match="particle 2"):
+        seen.extend(item for item, _ in side_by_side(work, range(9), 1, 3))
+    assert seen == [0, 1]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import fourier
-from .._chunk import batch_size, begin_ahead, devices, padded_batches
+from .._chunk import batch_size, cores, devices, on_cpu, padded_batches, side_by_side
 from .._types import Alignment
 from ..particles import Particles
 from ..symmetry import Symmetry, parse
@@ -22,7 +22,7 @@ from ._settings import AlignmentSettings, Found
 Progress = Callable[[Iterable, str], Iterable]
 Run = Callable[[np.ndarray, Alignment | None], Alignment]  # of one batch: indices, start poses
 Work = tuple[Run, SearchPlan]
-MOST_AT_ONCE = 64
+MOST_AT_ONCE, MOST_ON_CPU = 64, 16  # particles of a batch; a CPU works on several batches at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ def over_particles(
     """One stage over all particles, a batch at a time: lists of poses ``[n, c, p]``.
 
     References of one symmetry go together. Poses come and go in raw voxels. Batches go to the
-    local devices in turn; what is found does not depend on their number, because every batch is
-    computed by one of them.
+    local devices in turn, and several at a time to the cores of a CPU; what is found does not
+    depend on their number, because every batch is computed on its own.
 
     Args:
         view: particles and references.
@@ -83,22 +83,25 @@ def over_particles(
             view, columns, searched[names.index(name)], settings, work, expected_score, aligner
         )
         most = 1 << max(_of_all_processes(len(indices), view.particles) - 1, 0).bit_length()
-        size = min(_batch(plan, len(columns), settings.batch_bytes), most)
+        cost = _batch_cost(plan, len(columns))
+        size = min(
+            batch_size(cost, settings.batch_bytes, MOST_ON_CPU if on_cpu() else MOST_AT_ONCE), most
+        )
         batches = list(padded_batches(np.arange(len(indices)), size))
         words = title if len(columns) == count else f"{title} {name}"
 
-        def begin(
+        def one_batch(
             number: int, batch: tuple[np.ndarray, int], runs=runs, columns=columns
-        ) -> Alignment:
-            rows, device = batch[0], number % len(runs)
-            with jax.default_device(devices()[device]):
-                return runs[device](
-                    indices[rows], None if start is None else start.part(rows, columns)
-                )
+        ) -> list[np.ndarray]:
+            (rows, real), lane = batch, number % len(runs)
+            with jax.default_device(devices()[lane]):
+                part = None if start is None else start.part(rows, columns)
+                found = runs[lane](indices[rows], part)
+                return [np.asarray(x)[:real] for x in (found.rotation, found.shift, found.score)]
 
-        under_way = begin_ahead(begin, progress(batches, words), len(runs))
-        for (rows, real), found in under_way:
-            arrays = [np.asarray(x)[:real] for x in (found.rotation, found.shift, found.score)]
+        each = min(cores(), settings.batch_bytes // (cost * size)) if on_cpu() else 2
+        done = side_by_side(one_batch, progress(batches, words), len(runs), max(each, 1))
+        for (rows, real), arrays in done:
             length = arrays[2].shape[2]
             if whole is None:
                 whole = Found.nothing(len(indices), count, length)
@@ -147,8 +150,8 @@ def _of_all_processes(count: int, particles: Particles) -> int:
     return -(-count * whole // max(len(particles), 1))
 
 
-def _batch(plan: SearchPlan, references: int, budget: int) -> int:
+def _batch_cost(plan: SearchPlan, references: int) -> int:
+    """Working memory for a particle, bytes."""
     shifts = len(plan.shifts())
     rows = shifts * fourier.half_ball_size(plan.coarse_k) * 20
-    each = rows + shifts * plan.chunk * 4 + references * 4 * 3 * 20000
-    return batch_size(each, budget, MOST_AT_ONCE)
+    return rows + shifts * plan.chunk * 4 + references * 4 * 3 * 20000
