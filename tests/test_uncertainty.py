@@ -235,3 +235,14 @@ def test_a_score_that_bends_less_knows_less(rng):
     flatter = linear.bent(expected / 2, steps, a, BOX).covariance(a, BOX)
     np.testing.assert_allclose(flatter[:, :2], 2 * before[:, :2], rtol=5e-3, atol=1e-6)
     np.testing.assert_allclose(flatter[:, 2], before[:, 2], rtol=1e-6, atol=1e-9)
+
+
+def test_what_the_search_missed_is_elsewhere(rng):
+    """Particles of which a search lists chance maxima alone, a quarter of all."""
+    right = np.arange(200) % 4 > 0
+    best = np.where(right, rng.normal(10, 1, 200), rng.normal(5, 0.3, 200))
+    score = np.stack([best, rng.normal(4.5, 0.2, 200)], 1)
+    found = posterior([simple(score)], [np.ones(score.shape, bool)], [3e4], BOX).inside[0]
+    assert found[right & (best > 8), 0].min() > 0.9
+    assert found[~right].sum(1).max() < 0.1
+    assert found.sum() == pytest.approx(right.sum(), abs=2)

@@ -19,7 +19,9 @@ back along six directions, so that they also see what is not quadratic.
 is ``N(a0 nu, 1 + tau^2 nu^2)``, that of a wrong one ``N(0, 1)``, and their ratio ``L(s)`` is the
 evidence for a pose. Its integral over a mode is ``L`` times the volume of the mode (Laplace), over
 all poses not listed, whose scores are below the least one listed, the volume of the search times
-the probability that the right pose scores less than that: noise alone makes ``<L> = 1``.
+the probability that the right pose scores less than that: noise alone makes ``<L> = 1``. A search
+also misses poses that score well. How often is one more number that is fitted: particles whose
+best pose scores no better than chance allows say so.
 """
 
 import dataclasses
@@ -31,7 +33,8 @@ from ..distributed import ALONE, Hosts
 
 POSE = slice(0, 6)
 FITTED = 6.0  # what fitting six parameters adds to the square of a score
-ROUNDS = 10
+ROUNDS = 20
+MISSED = 0.1  # probability that a search misses the right pose, at first
 LEAST_TURN, LEAST_MOVE = 1.0, 0.25  # prior: radians, and of the box; matters where all is flat
 LEAST_BEND = 0.25  # of the curvature that is expected; less is no maximum that a fit would trust
 SO3 = 8 * np.pi**2  # volume in the measure of rotation vectors
@@ -176,22 +179,24 @@ def _prior(box: int) -> np.ndarray:
 
 
 def log_elsewhere(
-    linear: Linear, listed: np.ndarray, known: Amplitudes, volume: float
+    linear: Linear, listed: np.ndarray, known: Amplitudes, volume: float, missed: float = 0.0
 ) -> np.ndarray:
-    """Logarithm of the integral of ``L`` over all poses that score less than those listed, ``[n]``.
+    """Logarithm of the integral of ``L`` over all poses that are not listed, ``[n]``.
 
     Args:
         linear: of the listed poses.
         listed: which of them are poses of their own, ``[n, m]``.
         known: amplitudes of the class.
         volume: of the search, radians^3 voxels^3; 0 if the poses were given.
+        missed: probability that a search does not list the right pose whatever its score.
     """
     if volume == 0:
         return np.full(len(listed), -np.inf)
     least = np.where(listed, linear.score, np.inf).min(1)
     unit = np.where(listed, linear.unit_score, 0).sum(1) / np.maximum(listed.sum(1), 1)
     sigma = np.sqrt(1 + (known.sigma * unit) ** 2)
-    return np.log(volume) + log_ndtr((least - known.mean * unit) / sigma)
+    low = np.exp(log_ndtr((least - known.mean * unit) / sigma))
+    return np.log(volume) + np.log(np.maximum((1 - missed) * low + missed, 1e-300))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,16 +241,20 @@ def posterior(
     first = [np.where(own, x.score, 0).clip(0) ** 2 / 2 for x, own in zip(classes, listed)]
     total = np.logaddexp.reduce(np.concatenate(first, 1), axis=1)
     inside = [np.exp(x - total[:, None]) for x in first]
-    known: list[Amplitudes] = []
+    known, missed = [Amplitudes(0.0, 0.0)] * len(classes), MISSED
+    count = float(hosts.total(np.array(len(total))))
     for _ in range(ROUNDS):
         known = _all_amplitudes(classes, inside, hosts)
         parts, rest = [], []
         for x, own, amplitude, size, volume in zip(classes, listed, known, sizes, volumes):
-            weight = np.log(max(size, 1e-12))
-            parts.append(np.where(own, log_mass(x, amplitude, box), -np.inf) + weight)
-            rest.append(log_elsewhere(x, own, amplitude, volume) + weight)
+            weight, found = np.log(max(size, 1e-12)), np.log1p(-missed if volume else 0.0)
+            mass = np.where(own, log_mass(x, amplitude, box), -np.inf)
+            parts.append(mass + found + weight)
+            rest.append(log_elsewhere(x, own, amplitude, volume, missed) + weight)
         total = np.logaddexp.reduce(np.concatenate([*parts, np.stack(rest, 1)], 1), axis=1)
         inside = [np.exp(part - total[:, None]) for part in parts]
         sizes = hosts.total(np.array([own.sum() for own in inside]))
+        # one particle in a hundred, or half of one, may always have been missed
+        missed = np.clip(1 - sizes.sum() / count, min(0.01, 0.5 / count), 0.99)
         sizes = sizes / sizes.sum()
     return Posterior(inside, known, sizes)
