@@ -1,6 +1,8 @@
 """What a refinement says of itself in ``report.html``: words, table of classes, ways to go on."""
 
 import pathlib
+import re
+import shlex
 
 from . import outputs, pictures, run_report, workdir
 from .outputs import OutputSettings
@@ -10,7 +12,7 @@ from .symmetry import Symmetry
 
 _HEAD = (
     *("Class", "Particles", "Averaged", "Symmetry"),
-    *("FSC 0.143 (Å)", "corrected", "FSC 0.5 (Å)", "corrected"),
+    *("FSC 0.143 (Å)", "0.143, corrected", "FSC 0.5 (Å)", "0.5, corrected"),
 )
 
 
@@ -40,14 +42,16 @@ def write(
     run_report.write(
         settings.folder,
         done=_done(state, settings, manifest, stopped, recomputed=recomputed),
-        table=class_table(state, symmetries, settings.apix),
+        table=class_table(state, symmetries, settings.apix, gold=settings.gold_standard),
         steps=_steps(state, settings, manifest, stopped, recomputed=recomputed),
         shown=shown if settings.plots else (),
         named=named,
     )
 
 
-def class_table(state: RefineState, symmetries: tuple[Symmetry, ...], apix: float) -> Table:
+def class_table(
+    state: RefineState, symmetries: tuple[Symmetry, ...], apix: float, *, gold: bool
+) -> Table:
     """Particles, symmetry and resolution of every class; a dash where a curve claims nothing."""
     found = outputs.resolutions(state, apix)
     rows = []
@@ -62,9 +66,13 @@ def class_table(state: RefineState, symmetries: tuple[Symmetry, ...], apix: floa
         counts = [str(int(x.sum())) for x in (member, member & state.used)]
         rows.append((f"class {c}", *counts, symmetry.name, *shown))
     left_out = int((state.classes < 0).sum())
-    note = "The corrected curve (masked, phase-randomised) is the one to quote."
+    note = (
+        "The corrected curve (masked, phase-randomised) is the one to quote."
+        if gold
+        else "The halves share their references or poses: these resolutions are optimistic."
+    )
     if left_out:
-        note += f" {left_out} particles are in no class."
+        note += f" Left out, in no class: {left_out}."
     return Table(_HEAD, tuple(rows), note)
 
 
@@ -89,10 +97,12 @@ def _done(
         first = f"{of_what} were aligned and sorted into {classes} classes in {spent}."
     else:
         first = f"{of_what} were aligned and averaged in {spent}."
-    if stopped:
+    if stopped and rounds < settings.iterations:
         ended = f"The run stopped before the {settings.iterations} rounds asked for: {stopped}."
+    elif stopped:
+        ended = f"All rounds that were asked for were done, and nothing moved any more: {stopped}."
     else:
-        ended = "All rounds that were asked for were done."
+        ended = "All rounds that were asked for were done; it might go on to improve."
     halves = (
         "The even and the odd particles were aligned to references of their own."
         if settings.gold_standard
@@ -105,7 +115,7 @@ def _done(
         if options["averager"].startswith("mean.tomo")
         else f"Averages were made of {used} raw particles ({options['averager']})."
     )
-    return [first, ended, _references(manifest), _alignment(manifest), halves, averaged]
+    return [first, ended, _references(manifest), alignment_words(manifest), halves, averaged]
 
 
 def _references(manifest: workdir.Manifest) -> str:
@@ -120,12 +130,15 @@ def _references(manifest: workdir.Manifest) -> str:
     return f"References were made from the particles ({[*chosen, options['refgenmethod']][0]})."
 
 
-def _alignment(manifest: workdir.Manifest) -> str:
+def alignment_words(manifest: workdir.Manifest) -> str:
+    """How particles were aligned, in a sentence; what an option leaves to the data is said."""
     options = manifest.options
     if options.get("skipali") or options["align"] in ("None", ""):
         return "Particles kept the poses that were given."
     fine = f", then {options['falign']}" if options["falign"] not in ("None", "", None) else ""
-    return f"Alignment: {options['align']}{fine}; score: {options['aligncmp']}."
+    stated = any(re.match("--?align(=|$)", word) for word in shlex.split(manifest.command))
+    search = options["align"] if stated else "a search whose steps and band follow from the data"
+    return f"Alignment: {search}{fine}; score: {options['aligncmp']}."
 
 
 def _steps(

@@ -19,7 +19,7 @@ NAME = "report.html"
 
 # Lines that a run prints in any case: they are kept with the messages alone.
 _ROUTINE = re.compile(
-    r"round \d+/|averages: |calibration on |resuming |memory: |settings: |peak memory"
+    r"round \d+/|averages: |converged: |calibration on |resuming |memory: |settings: |peak memory"
     r"|particle \d+: |class \d+: \d+ particles|seed \d+, |shares of the variance|.*: median score"
 )
 # Words of lines that ask for attention; all other lines are notes.

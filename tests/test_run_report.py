@@ -12,7 +12,7 @@ import script_runs
 from html_page import Page
 from option_runs import APIX, CLASSES, COUNT
 
-from sptjax import _run_files, console, io, run_report, workdir
+from sptjax import _run_files, console, io, results, run_report, workdir
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -88,6 +88,9 @@ def test_class_table_equals_the_files(multi):
     page, (head, *rows) = read(multi.folder), read(multi.folder).rows("classes")
     found = multi.json("resolution.json")["1"]
     assert head[:4] == ["Class", "Particles", "Averaged", "Symmetry"]
+    assert [("0.5" in name, "corrected" in name) for name in head[4:]] == [
+        *((False, False), (False, True), (True, False), (True, True)),
+    ]  # fmt: skip
     assert len(rows) == 2
     for c, row in enumerate(rows):
         own = found[str(c)]
@@ -146,6 +149,21 @@ def test_words_say_what_was_done(multi, bench):
     assert "--nref=2" in whole
     described = {name: what for name, what, _ in page.rows("files")[1:]}
     assert described["named.hdf"] == "class matrix: class and pose of every particle"
+
+
+def test_the_search_is_named_only_where_it_was_stated():
+    options = {"align": "DEFAULT", "falign": "", "aligncmp": "matched"}
+    for words, named in (
+        (["x.py", "--aligncmp=matched"], False),
+        (["x.py", "--align=DEFAULT"], True),
+        (["x.py", "-align", "DEFAULT"], True),
+    ):
+        manifest = workdir.describe("refinemulti", words, options, 0, "cpu")
+        said = results.alignment_words(manifest)
+        assert ("DEFAULT" in said) == named
+        assert said.endswith("score: matched.")
+    manifest = workdir.describe("refinemulti", [], options | {"align": "None"}, 0, "cpu")
+    assert results.alignment_words(manifest) == "Particles kept the poses that were given."
 
 
 def test_without_plots_there_are_no_pictures(bench):
