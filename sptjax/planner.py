@@ -18,7 +18,7 @@ from .classify import widest_band
 from .resample import padded_box
 from .rows import IN_MEMORY, Storage
 
-PROGRAM = 480e6  # Python, JAX and the compiled programs of a run, on a CPU
+PROGRAM = 630e6  # Python, JAX and the compiled programs of a run on a CPU, measured
 USED_SHARE = 0.8  # of the free memory, unless a limit is stated
 READ = (32, 16, 8, 4, 2, 1)  # raw volumes in a batch, as the working memory is halved
 _GB = 1e9
