@@ -79,6 +79,7 @@ def _from_maps(
     if not maps:
         return []
     own = run_report.particle_options(manifest) | {"ref": maps[0].path}
+    own.pop("subset", None)  # a map of some particles serves all of them
     own |= {} if sym == "c1" else {"sym": sym}
     refined = own | {"refrandphase": 60, "iter": 5}
     return [

@@ -327,6 +327,7 @@ def test_reports_of_maps_from_particles(bench, program, words, pictures):
     chosen = values(found["classaverage"][0])
     assert chosen["ref"] == str(folder / "final_avg.hdf")
     assert chosen["sym"] == sym
+    assert chosen["subset"] == 0
     assert values(found["refinemulti"][0])["nref"] == 3
 
 
