@@ -132,9 +132,16 @@ class Planted:
 
 
 def plant(
-    maps: np.ndarray, n: int, snr: float, reach_vox: float, *, apix: float | None, seed: int
+    maps: np.ndarray,
+    n: int,
+    snr: float,
+    reach_vox: float,
+    *,
+    apix: float | None,
+    seed: int,
+    tilt_deg: float = 60.0,
 ) -> Planted:
-    """Particles of a +-60 degree tilt series, maps taken in turn.
+    """Particles of a tilt series that is symmetric about zero, maps taken in turn.
 
     Args:
         maps: ``[c, n, n, n]``.
@@ -143,10 +150,12 @@ def plant(
         reach_vox: largest planted shift; half edge of a cube if white, radius of a ball if not.
         apix: of a CTF-realistic simulation at 3 um; None: white noise times the wedge.
         seed: of everything.
+        tilt_deg: the last tilt.
     """
     box, classes = maps.shape[-1], np.arange(n) % len(maps)
     key, noise = jax.random.split(jax.random.key(seed))
-    pose, geometry = simulate.random_poses(key, n, reach_vox), TiltSeries(snr=snr)
+    geometry = TiltSeries(-tilt_deg, tilt_deg, snr=snr)
+    pose = simulate.random_poses(key, n, reach_vox)
     if apix is None:
         place = np.random.default_rng(seed).uniform(-reach_vox, reach_vox, (n, 3))
         shift = -np.einsum("nij,nj->ni", np.asarray(pose.rotation), place)
