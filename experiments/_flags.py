@@ -293,7 +293,11 @@ def _define_output(path: str, output: str) -> None:
         False,
         "write voxel variances over the aligned particles (always with --averager=mean)",
     )
-    f.DEFINE_bool("plots", True, "draw slices, FSC, scores and class sizes (PNG)")
+    f.DEFINE_bool(
+        "plots",
+        True,
+        "draw slices, FSC, scores, classes, views and sampling (PNG, and in report.html)",
+    )
     f.DEFINE_integer(
         "verbose",
         0,
