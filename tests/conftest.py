@@ -6,10 +6,6 @@ import shutil
 import tempfile
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-_FIRST = "PYTEST_XDIST_WORKER" not in os.environ  # of the processes of this run
-if _FIRST:  # what one process compiles, the others and the scripts they start need not
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np
@@ -27,9 +23,18 @@ def pytest_addoption(parser):
     parser.addoption("--seed", type=int, default=0, help="seed of the random test data")
 
 
-def pytest_unconfigure():
-    if _FIRST:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+def pytest_configure(config):
+    """What one process compiles, the others and the scripts they start need not."""
+    if hasattr(config, "workerinput"):  # a worker: its environment says so already
+        return
+    folder = tempfile.mkdtemp(prefix="compiled-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    for name, value in (
+        ("jax_compilation_cache_dir", folder),
+        ("jax_persistent_cache_min_compile_time_secs", 0.1),
+    ):
+        os.environ[name.upper()] = str(value)
+        jax.config.update(name, value)
 
 
 def pytest_report_header(config):
