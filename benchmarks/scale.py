@@ -47,6 +47,18 @@ _RUN = flags.DEFINE_string("run", None, "JSON of one measurement (used inside)")
 APIX, SNR, DIFFERENT = 12.0, 0.1, 16
 
 
+# A process joins the others before anything computes, and importing this file does.
+JOIN = """
+import runpy, sys
+from sptjax import distributed
+address, count, index = sys.argv[1:4]
+del sys.argv[:4]
+distributed.join(address, int(count), int(index))
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 class Endless:
     """Particles made when they are read."""
 
@@ -71,7 +83,7 @@ def measure(work: dict) -> dict:
     """One row, in this process."""
     hosts = distributed.ALONE
     if work["processes"] > 1:
-        hosts = distributed.join(work["address"], work["processes"], work["index"])
+        hosts = distributed.Hosts(work["index"], work["processes"])
     map_ = phantom(_BOX.value)[None]
     planted = plant(map_, DIFFERENT, SNR, 2.0, apix=APIX, seed=SEED.value)
     stack = Endless(planted.stack.volumes, work["count"])
@@ -112,8 +124,14 @@ def apart(count: int, *, devices: int = 1, processes: int = 1) -> dict:
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     started = []
     for index in range(processes):
-        work = {"count": count, "processes": processes, "index": index, "address": address}
-        command = [*sys.argv, f"--run={json.dumps(work)}"]
+        work = {"count": count, "processes": processes, "index": index}
+        command = [
+            str(pathlib.Path(__file__).resolve()),
+            *sys.argv[1:],
+            f"--run={json.dumps(work)}",
+        ]
+        if processes > 1:
+            command = ["-c", JOIN, address, str(processes), str(index), *command]
         started.append(
             subprocess.Popen(
                 [sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True
