@@ -349,7 +349,7 @@ def cache_compilations() -> None:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path.home() / ".cache" / "sptjax" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def launch(main: Callable[[Sequence[str]], None], program: str, only: Collection[str] = ()) -> None:

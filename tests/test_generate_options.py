@@ -143,6 +143,7 @@ def test_what_is_refused(bench, program, options, message, tmp_path):
 # ---------------------------------------------------------------- whole runs
 
 
+@pytest.mark.slow
 def test_refinemulti_makes_one_reference_per_class(bench, tmp_path, monkeypatch):
     state, said = call(
         "refinemulti", f"--input={bench / 'p.hdf'}", f"--path={tmp_path / 'run'}", "--nref=2",

@@ -62,6 +62,7 @@ def test_noise_alone_does_not_converge():
     assert np.delete(found.agreement, found.best).max() < 0.2
 
 
+@pytest.mark.slow
 def test_several_maps_divide_the_particles():
     maps = np.stack([simulate.phantom(BOX, 0), simulate.phantom(BOX, 1)])
     labels = np.arange(COUNT) % 2

@@ -16,6 +16,7 @@ def bench(tmp_path_factory):
 FEW = {"sgdsteps": 4, "sgdbatch": 8, "sgdseeds": 1, "search": 1, "seed": 3}
 
 
+@pytest.mark.slow
 def test_all_classes_get_a_map(bench):
     """Written as references, in one frame, made from all particles; the run starts from them."""
     run = bench.run(ref=None, refgenmethod="sgd", **FEW)
