@@ -48,10 +48,16 @@ def sections(path):
 # ---------------------------------------------------------------- options
 
 
+def explained():
+    """Sections of the option tables: in README.md for the two main programs."""
+    main = {k: v for k, v in sections(README).items() if k.startswith("Options of")}
+    return main | sections(OPTIONS)
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_option_is_explained(program):
     """In the section of its program."""
-    (text,) = [body for head, body in sections(OPTIONS).items() if program in head]
+    (text,) = [body for head, body in explained().items() if program in head]
     missing = [name for name in flag_names(program) if not re.search(f"`--{name}[`=]", text)]
     assert not sorted(missing)
 
@@ -59,9 +65,9 @@ def test_every_option_is_explained(program):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_option_is_made_up(program):
     """What the first column of a table names exists, in one of the programs of the section."""
-    (head,) = [head for head in sections(OPTIONS) if program in head]
+    (head,) = [head for head in explained() if program in head]
     known = set().union(*(flag_names(name) for name in PROGRAMS if name in head))
-    rows = re.findall(r"^\| (`--[^|]*)\|", sections(OPTIONS)[head], re.MULTILINE)
+    rows = re.findall(r"^\| (`--[^|]*)\|", explained()[head], re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`--(\w+)", row)}
     assert not sorted(named - known - {f"no{name}" for name in known})
 
