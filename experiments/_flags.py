@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import _help
+import _inputs
 import _uncertainty
 import jax
 from _argv import take_back_v
@@ -44,20 +45,7 @@ def define_shared(path: str, output: str, *, fine_like_coarse: bool, mask_target
 @_help.group("input")
 def _define_input() -> None:
     f = flags
-    f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
-    f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
-    f.DEFINE_float("apix", 0.0, "angstrom per voxel of particles and references; 0 = their headers")
-    f.DEFINE_string(
-        "wedge",
-        "auto",
-        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees, or"
-        " a file of weights",
-    )
-    f.DEFINE_bool(
-        "premultiplied",
-        False,
-        "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
-    )
+    _inputs.define_particles()
     f.DEFINE_string(
         "inixforms",
         None,

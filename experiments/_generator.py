@@ -40,22 +40,7 @@ def define(path: str) -> None:
     """
     f = flags
     with _help.group("input"):
-        f.DEFINE_string(
-            "input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box"
-        )
-        f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
-        f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their headers")
-        f.DEFINE_string(
-            "wedge",
-            "auto",
-            "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees,"
-            " or a file of weights",
-        )
-        f.DEFINE_bool(
-            "premultiplied",
-            False,
-            "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
-        )
+        _inputs.define_particles()
         f.DEFINE_string(
             "inixforms", None, "table of poses known beforehand, composed into the result"
         )

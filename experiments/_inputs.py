@@ -7,9 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import _help
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from sptjax import io, resolution, tables, wedge
 from sptjax._errors import InputError
@@ -19,6 +21,26 @@ from sptjax.phantom import fit_map
 
 Say = Callable[[str], None]
 _MOST_FOR_WEDGE = 400  # particles read to find the wedge
+
+
+@_help.group("input")
+def define_particles() -> None:
+    """Define the flags that every program on particles has."""
+    f = flags
+    f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
+    f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
+    f.DEFINE_float("apix", 0.0, "angstrom per voxel of particles and references; 0 = their headers")
+    f.DEFINE_string(
+        "wedge",
+        "auto",
+        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees, or"
+        " a file of weights",
+    )
+    f.DEFINE_bool(
+        "premultiplied",
+        False,
+        "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

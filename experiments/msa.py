@@ -32,22 +32,9 @@ from sptjax.preprocess import Pipeline
 
 f = flags
 with _help.group("input"):
-    f.DEFINE_string("input", None, "stack of particles (.hdf, .mrc, .em, .lst), cubic, even box")
+    _inputs.define_particles()
     f.DEFINE_string("inixforms", None, "table of the poses of the particles")
     f.DEFINE_string("classmx", None, "class matrix (.hdf) with poses, instead of --inixforms")
-    f.DEFINE_integer("subset", 0, "use only the first N particles; 0 = all", lower_bound=0)
-    f.DEFINE_float("apix", 0.0, "angstrom per voxel of the particles; 0 = their header")
-    f.DEFINE_string(
-        "wedge",
-        "auto",
-        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees, or"
-        " a file of weights",
-    )
-    f.DEFINE_bool(
-        "premultiplied",
-        False,
-        "particles are multiplied by the CTF; --wedge names their sums of CTF squared",
-    )
 with _help.group("classification"):
     f.DEFINE_integer("oneclass", None, "sort the particles of this class of --classmx alone")
     f.DEFINE_integer("ncls", 2, "classes")

@@ -6,6 +6,9 @@ normal matrix ``2 Re B* B`` and the covariance of ``2 Re B* r`` are all that a l
 and amplitude needs.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,6 +38,23 @@ def _gram(a: Array, b: Array) -> Array:
     return 2 * jnp.matmul(jnp.conj(a), b.T, precision=lax.Precision.HIGHEST).real
 
 
+def _at_every_pose(
+    function: Callable[..., Any], observations: Observations, *poses: Float[Array, "n m *_"]
+) -> Any:
+    """``function(parts, weight, *pose)`` of every particle at each of its poses, ``[n, m, ...]``.
+
+    ``parts`` are the real and imaginary part of a particle, ``[2, k]``.
+    """
+    weights = jnp.broadcast_to(observations.weight, observations.data.shape)
+
+    def one_particle(args: tuple) -> Any:
+        data, weight, *own = args
+        parts = jnp.stack([data.real, data.imag])
+        return lax.map(lambda pose: function(parts, weight, *pose), tuple(own))
+
+    return lax.map(one_particle, (observations.data, weights, *poses))
+
+
 @eqx.filter_jit
 def products(
     table: SliceTable,
@@ -58,23 +78,15 @@ def products(
         around: neighbours of the frequencies.
         box: edge of the particle box.
     """
-    wave, weights = vectors.T, jnp.broadcast_to(observations.weight, observations.data.shape)
+    wave = vectors.T
 
-    def one_particle(args: tuple) -> tuple:
-        data, weight, turns, moves = args
-        parts = jnp.stack([data.real, data.imag])
+    def one_pose(parts: Array, weight: Array, turn: Array, move: Array) -> Products:
+        rows = _complex(linear_rows(table, parts, weight, wave, turn, move, box))
+        columns = rows[:7]
+        spread = covariance(model, around, columns, move, box)
+        return Products(_gram(columns, columns), spread, _gram(columns, rows[7:])[:, 0])
 
-        def one_pose(pose: tuple) -> tuple:
-            turn, move = pose
-            rows = _complex(linear_rows(table, parts, weight, wave, turn, move, box))
-            columns = rows[:7]
-            spread = covariance(model, around, columns, move, box)
-            return _gram(columns, columns), spread, _gram(columns, rows[7:])[:, 0]
-
-        return lax.map(one_pose, (turns, moves))
-
-    found = lax.map(one_particle, (observations.data, weights, rotation, place))
-    return Products(*found)
+    return _at_every_pose(one_pose, observations, rotation, place)
 
 
 @eqx.filter_jit
@@ -98,26 +110,17 @@ def slopes(
         steps: turns in radians about the reference's axes, voxels.
         box: edge of the particle box.
     """
-    wave, weights = vectors.T, jnp.broadcast_to(observations.weight, observations.data.shape)
+    wave = vectors.T
 
-    def one_particle(args: tuple) -> Array:
-        data, weight, turns, moves, away = args
-        parts = jnp.stack([data.real, data.imag])
+    def one_pose(parts: Array, weight: Array, turn: Array, move: Array, own: Array) -> Array:
+        def one_step(step: Array) -> Array:
+            there = multiply(exp(step[:3]), turn)
+            return local_model(table, parts, weight, wave, there, move + step[3:], box).gradient
 
-        def one_pose(pose: tuple) -> Array:
-            turn, move, own = pose
+        ahead, back = jnp.split(lax.map(one_step, jnp.concatenate([own, -own])), 2)
+        return (ahead - back) / 2
 
-            def one_step(step: Array) -> Array:
-                there = multiply(exp(step[:3]), turn)
-                return local_model(table, parts, weight, wave, there, move + step[3:], box).gradient
-
-            both = lax.map(one_step, jnp.concatenate([own, -own]))
-            ahead, back = jnp.split(both, 2)
-            return (ahead - back) / 2
-
-        return lax.map(one_pose, (turns, moves, away))
-
-    return lax.map(one_particle, (observations.data, weights, rotation, place, steps))
+    return _at_every_pose(one_pose, observations, rotation, place, steps)
 
 
 @eqx.filter_jit
@@ -131,7 +134,18 @@ def residual_sums(
     around: Neighbours,
     box: int,
 ) -> NoiseModel:
-    """Sums of the noise model over the particles that count (1, or 0)."""
+    """Sums of the noise model over the particles.
+
+    Args:
+        table: the reference.
+        observations: whitened particles.
+        vectors: their frequencies.
+        rotation: particle to reference.
+        place: ``-R^T t``, voxels.
+        counted: 1 for particles that count, 0 for padding.
+        around: neighbours of the frequencies.
+        box: edge of the particle box.
+    """
     wave, weights = vectors.T, jnp.broadcast_to(observations.weight, observations.data.shape)
 
     def add(total: NoiseModel, item: tuple) -> tuple[NoiseModel, None]:
