@@ -45,7 +45,12 @@ class FourierSums(eqx.Module):
 
 
 def empty(box: int, groups: int = 1) -> FourierSums:
-    """Sums over no particle, for maps of ``box`` voxels."""
+    """Sums over no particle, for maps of ``box`` voxels.
+
+    Args:
+        box: edge n, voxels.
+        groups: how many, g.
+    """
     shape = (groups, box, box, box // 2 + 1)
     return FourierSums(
         jnp.zeros(shape, jnp.complex64),
@@ -55,7 +60,7 @@ def empty(box: int, groups: int = 1) -> FourierSums:
 
 
 def merge(a: FourierSums, b: FourierSums) -> FourierSums:
-    """Sums over the particles of both."""
+    """Sums over the particles of both, ``a`` and ``b``, which have the same groups and box."""
     return FourierSums(a.numerator + b.numerator, a.weight + b.weight, a.count + b.count)
 
 
@@ -155,7 +160,14 @@ def posed_coefficients(
 ) -> tuple[Complex[Array, "n k"], Float[Array, "n k"]]:
     """Transform of every moved particle, and its sampling, at frequencies (kx, ky, kz).
 
-    Arguments as in :func:`add`; the terms of its sums, particle by particle.
+    The terms of the sums of :func:`add`, particle by particle.
+
+    Args:
+        particles: ``[n, z, y, x]``.
+        poses: particle to reference, voxels.
+        sampling: centred grid, one for all or one per particle.
+        vectors: frequencies, Fourier pixels.
+        order: of the B-spline.
     """
     points = (vectors[:, 0], vectors[:, 1], vectors[:, 2])
     one_grid = sampling.ndim == 3
@@ -169,7 +181,12 @@ def posed_coefficients(
 
 @jax.jit
 def apply_sampling(particles: Volumes, sampling: Float[Array, "z y x"] | Volumes) -> Volumes:
-    """Particles multiplied by their sampling (centred grids) in Fourier space."""
+    """Particles multiplied by their sampling (centred grids) in Fourier space.
+
+    Args:
+        particles: ``[n, z, y, x]``.
+        sampling: zero frequency at voxel ``n // 2``; one for all or one per particle.
+    """
     half = fourier.half_from_centred(sampling)
     spectra = fourier.rfftn(particles)
     half = half if half.ndim == spectra.ndim else half[None]
@@ -225,7 +242,12 @@ def _divided(
 
 
 def shifted(sums: FourierSums, shifts: Float[Array, "g 3"]) -> FourierSums:
-    """Sums whose averages are translated by ``shifts`` (x, y, z), voxels."""
+    """Sums whose averages are translated by ``shifts`` (x, y, z), voxels.
+
+    Args:
+        sums: of ``g`` groups.
+        shifts: one per group, added to the positions in the average.
+    """
     moved = _shifted(sums.numerator, shifts, _inside_nyquist(sums.numerator.shape[1]))
     return FourierSums(moved, sums.weight, sums.count)
 

@@ -291,7 +291,14 @@ def _posed(volumes, grids, sampling, assigned, rows):
 def aligned_volumes(
     volumes: Volumes, pose: Pose, before: tuple[Processor, ...], apix: float
 ) -> Volumes:
-    """Particles in the reference frame, processed; one after the other."""
+    """Particles in the reference frame, processed; one after the other.
+
+    Args:
+        volumes: ``[n, z, y, x]``.
+        pose: of each, particle to reference, voxels.
+        before: processors, in their order.
+        apix: angstrom per voxel.
+    """
 
     def one(item: tuple[Volume, Pose]) -> Volume:
         volume, own = item

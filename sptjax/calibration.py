@@ -44,7 +44,15 @@ class Calibration:
 
 
 def pilot_rows(usable: np.ndarray, most: int = PILOT) -> np.ndarray:
-    """The particles of a pilot, spread over the stack."""
+    """The particles of a pilot, spread over the stack.
+
+    Args:
+        usable: bool ``[n]``.
+        most: how many at most.
+
+    Returns:
+        Int ``[m]``, rising.
+    """
     return usable[np.linspace(0, len(usable) - 1, min(most, len(usable))).astype(int)]
 
 

@@ -238,6 +238,11 @@ def principal_coordinates(band: AlignedBand, count: int, key: Array) -> Float[Ar
     """Leading coordinates of the differences from the mean, by subspace iteration.
 
     Every particle's product with itself is left out.
+
+    Args:
+        band: aligned particles.
+        count: of coordinates, c.
+        key: of the random start.
     """
     mean = band.data.sum(0) / (band.weight.sum(0) + 1).astype(band.data.dtype)
     rest = band.data - band.weight.astype(mean.dtype) * mean[None]

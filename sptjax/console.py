@@ -45,7 +45,11 @@ def mute() -> None:
 
 
 def say(text: str) -> None:
-    """Print one line at once, clear of any progress bar."""
+    """Print one line at once, clear of any progress bar.
+
+    Args:
+        text: the line.
+    """
     if not _silenced:
         tqdm.write(text)
         sys.stdout.flush()
@@ -65,13 +69,22 @@ def transcript() -> Iterator[Transcript]:
 
 
 def keep(path: str | os.PathLike[str]) -> None:
-    """Give the innermost transcript, if there is one, its file (see :class:`Transcript`)."""
+    """Give the innermost transcript, if there is one, its file (see :class:`Transcript`).
+
+    Args:
+        path: of the file, which goes on if it exists.
+    """
     if _transcripts and not _silenced:
         _transcripts[-1].keep(path)
 
 
 def progress(items: Iterable, title: str) -> Iterable:
-    """A bar with the time left over batches; short work shows none."""
+    """A bar with the time left over batches; short work shows none.
+
+    Args:
+        items: what is worked off.
+        title: of the bar.
+    """
     return tqdm(
         items,
         desc=title,
@@ -84,6 +97,11 @@ def progress(items: Iterable, title: str) -> Iterable:
 
 
 def silent(items: Iterable, title: str) -> Iterable:
-    """No bar."""
+    """No bar.
+
+    Args:
+        items: what is worked off, returned as they are.
+        title: of the bar that is not shown.
+    """
     del title
     return items

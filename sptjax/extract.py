@@ -139,7 +139,12 @@ def plan(table: ParticleTable, files: Files, cut: Cut, apix: float | None = None
 
 
 def select(boxes: Plan, rows: np.ndarray) -> Plan:
-    """Some of the boxes."""
+    """Some of the boxes.
+
+    Args:
+        boxes: all.
+        rows: int ``[m]``, which to keep, in that order.
+    """
     return replace(
         boxes,
         table=boxes.table.select(rows),
@@ -199,7 +204,12 @@ def finish(cube: np.ndarray, cut: Cut) -> np.ndarray:
 
 
 def header(boxes: Plan, index: int) -> dict:
-    """Header items of a box: where it is from, under EMAN2's names, and its pose."""
+    """Header items of a box: where it is from, under EMAN2's names, and its pose.
+
+    Args:
+        boxes: all.
+        index: of the box.
+    """
     table = boxes.table
     assert table.coordinate is not None
     assert table.coordinate_apix is not None

@@ -40,22 +40,39 @@ def half_ball_size(kmax: float) -> int:
 
 
 def rfftn(volume: Float[Array, "*b z y x"]) -> Complex[Array, "*b z y h"]:
-    """Forward transform, origin at voxel 0 (NumPy layout, half axis x)."""
+    """Forward transform, origin at voxel 0 (NumPy layout, half axis x).
+
+    Args:
+        volume: real, cubic or not, with any leading axes.
+    """
     return jnp.fft.rfftn(volume, axes=(-3, -2, -1))
 
 
 def irfftn(coefficients: Complex[Array, "*b z y h"], box: int) -> Float[Array, "*b z y x"]:
-    """Inverse of :func:`rfftn` for a cubic box."""
+    """Inverse of :func:`rfftn` for a cubic box.
+
+    Args:
+        coefficients: layout of :func:`rfftn`, ``h = n // 2 + 1``.
+        box: edge n of the result, voxels.
+    """
     return jnp.fft.irfftn(coefficients, s=(box, box, box), axes=(-3, -2, -1))
 
 
 def fft_centred(volume: Volume) -> Complex[Array, "z y x"]:
-    """Full transform with the origin at the centre voxel, zero frequency at ``n // 2``."""
+    """Full transform with the origin at the centre voxel, zero frequency at ``n // 2``.
+
+    Args:
+        volume: ``[n, n, n]``.
+    """
     return jnp.fft.fftshift(jnp.fft.fftn(jnp.fft.ifftshift(volume)))
 
 
 def half_grid(box: int) -> np.ndarray:
-    """Frequencies (kx, ky, kz) of the :func:`rfftn` layout, int32 ``[n, n, n // 2 + 1, 3]``."""
+    """Frequencies (kx, ky, kz) of the :func:`rfftn` layout, int32 ``[n, n, n // 2 + 1, 3]``.
+
+    Args:
+        box: edge n, voxels.
+    """
     full = np.fft.fftfreq(box, 1 / box)
     half = np.arange(box // 2 + 1)
     z, y, x = np.meshgrid(full, full, half, indexing="ij")
@@ -63,7 +80,12 @@ def half_grid(box: int) -> np.ndarray:
 
 
 def centre_phase(vectors: Float[Array, "*b 3"], box: int) -> Complex[Array, "*b"]:
-    """Factor that moves the origin of coefficients from voxel 0 to the centre voxel."""
+    """Factor that moves the origin of coefficients from voxel 0 to the centre voxel.
+
+    Args:
+        vectors: frequencies (kx, ky, kz), Fourier pixels.
+        box: edge n, voxels.
+    """
     angle = (2 * jnp.pi * (box // 2) / box) * vectors.sum(-1)
     return lax.complex(jnp.cos(angle), jnp.sin(angle))
 
@@ -108,7 +130,12 @@ def from_ball(
 
 
 def ball_samples(grids: Float[Array, "n z y x"], vectors: Int[Array, "k 3"]) -> Float[Array, "n k"]:
-    """Values of centred Fourier-space grids (zero frequency at ``n // 2``) at the frequencies."""
+    """Values of centred Fourier-space grids (zero frequency at ``n // 2``) at the frequencies.
+
+    Args:
+        grids: cubic.
+        vectors: frequencies (kx, ky, kz), whole Fourier pixels.
+    """
     box = grids.shape[-1]
     kx, ky, kz = ((vectors[:, i] + box // 2) % box for i in range(3))
     return grids.reshape(grids.shape[0], -1)[:, (kz * box + ky) * box + kx]
@@ -122,12 +149,23 @@ def half_from_centred(grid: Float[Array, "*b z y x"]) -> Float[Array, "*b z y h"
 
 
 def shell_index(box: int) -> np.ndarray:
-    """Nearest shell ``round(|k|)`` of every :func:`rfftn` voxel, int32 ``[n, n, n // 2 + 1]``."""
+    """Nearest shell ``round(|k|)`` of every :func:`rfftn` voxel, int32 ``[n, n, n // 2 + 1]``.
+
+    Args:
+        box: edge n, voxels.
+    """
     return np.rint(np.linalg.norm(half_grid(box), axis=-1)).astype(np.int32)
 
 
 def hermitian_count(box: int) -> np.ndarray:
-    """How many voxels of the full transform each half-grid voxel stands for (1 or 2)."""
+    """How many voxels of the full transform each half-grid voxel stands for (1 or 2).
+
+    Args:
+        box: edge n, voxels.
+
+    Returns:
+        Int32 ``[n, n, n // 2 + 1]``.
+    """
     count = np.full((box, box, box // 2 + 1), 2.0, np.float32)
     count[..., 0] = 1.0
     if box % 2 == 0:
@@ -136,7 +174,15 @@ def hermitian_count(box: int) -> np.ndarray:
 
 
 def shell_mean(values: Float[Array, "z y h"], box: int) -> Float[Array, " s"]:
-    """Mean over the shells 0 ... n // 2 of a half-grid quantity, Friedel partners counted."""
+    """Mean over the shells 0 ... n // 2 of a half-grid quantity, Friedel partners counted.
+
+    Args:
+        values: layout of :func:`rfftn`.
+        box: edge n, voxels.
+
+    Returns:
+        ``n // 2 + 1`` means.
+    """
     shells = np.minimum(shell_index(box), box // 2 + 1).ravel()
     weight = jnp.asarray(hermitian_count(box).ravel())
     total = jnp.zeros(box // 2 + 2).at[shells].add(values.ravel() * weight)
@@ -150,6 +196,10 @@ def radial_filter(
     """Multiply by a radial gain given at the shells 0 ... n // 2, interpolated linearly.
 
     Frequencies beyond the last shell (the corners) are set to zero.
+
+    Args:
+        volume: cubic, with any leading axes.
+        gain: ``n // 2 + 1`` factors.
     """
     box = volume.shape[-1]
     radius = jnp.asarray(np.linalg.norm(half_grid(box), axis=-1), jnp.float32)
@@ -164,6 +214,10 @@ def fourier_resample(volume: Volume, box: int) -> Volume:
 
     The voxel size becomes ``apix * n_old / box`` (EMAN2 ``math.fft.resample``, with the
     density preserved).
+
+    Args:
+        volume: cubic.
+        box: edge of the result, voxels.
     """
     old = volume.shape[-1]
     spectrum = jnp.fft.fftshift(jnp.fft.fftn(jnp.fft.ifftshift(volume)))

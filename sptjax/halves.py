@@ -38,7 +38,12 @@ def align_halves(even: Volume, odd: Volume, symmetry: Symmetry) -> tuple[Volume,
 
 
 def half_pose(even: Volume, odd: Volume) -> Pose:
-    """Local pose ``x_even = R x_odd + t`` by the best of a few refined starts."""
+    """Local pose ``x_even = R x_odd + t`` by the best of a few refined starts.
+
+    Args:
+        even: map of the even half, voxels.
+        odd: map of the odd half, same box.
+    """
     box = even.shape[-1]
     kmax = min(box // 2 - 1, max(6, box // 4))
     vectors = jnp.asarray(fourier.half_ball(kmax))

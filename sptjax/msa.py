@@ -69,7 +69,12 @@ class Sorted:
 
 
 def members(state: RefineState, group: int) -> Posed:
-    """Particles of a class of a refinement, those of odd gold-standard halves moved onto even."""
+    """Particles of a class of a refinement, those of odd gold-standard halves moved onto even.
+
+    Args:
+        state: after a round.
+        group: index of the class.
+    """
     rows = np.flatnonzero(state.classes == group)
     pose = rotation.pose_from_matrix34(state.odd_to_even[group])
     turn, shift = (x[rows] for x in state.pose)
@@ -140,7 +145,13 @@ def sort(
 
 
 def passed(lowpass: Processor | None, box: int, apix: float) -> int:
-    """Last shell that a filter passes with at least half of its largest gain."""
+    """Last shell that a filter passes with at least half of its largest gain.
+
+    Args:
+        lowpass: the filter; None passes up to ``n / 2 - 2``.
+        box: edge n, voxels.
+        apix: angstrom per voxel.
+    """
     if lowpass is None:
         return box // 2 - 2
     point = jnp.zeros((box,) * 3).at[(box // 2,) * 3].set(1.0)
@@ -244,6 +255,19 @@ def write_split(
 
     Where there is one class the names have no prefix. A class of too few particles is said and
     left out.
+
+    Args:
+        state: after the last round.
+        stack: raw particles.
+        sampling: of the particles.
+        symmetries: one per class.
+        averaging: how averages are made.
+        settings: how to sort.
+        folder: where files go.
+        apix: angstrom per voxel.
+        say: prints one line.
+        pictures: draw as well.
+        progress: wraps the iteration over batches.
     """
     several = len(state.maps) > 1
     for c, symmetry in enumerate(symmetries):

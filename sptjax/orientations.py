@@ -84,6 +84,12 @@ def eman(
     helix, one step of azimuths and both polarities are listed, where EMAN2 has all azimuths and
     only one polarity.
 
+    Args:
+        delta_deg: between neighbouring directions.
+        dphi_deg: step of the turn about the direction.
+        symmetry: restricts directions to an asymmetric unit.
+        phi_deg: first and last turn.
+
     Raises:
         InputError: a step is not in (0, 180], or more than 4 million rotations.
     """
@@ -103,7 +109,18 @@ def eman(
 
 
 def eman_spacing_deg(directions: int, symmetry: Symmetry | None = None) -> float:
-    """The ``delta`` at which EMAN2's generator "eman" comes nearest to so many directions."""
+    """The ``delta`` at which EMAN2's generator "eman" comes nearest to so many directions.
+
+    Args:
+        directions: how many are wanted.
+        symmetry: restricts directions to an asymmetric unit.
+
+    Returns:
+        Degrees.
+
+    Raises:
+        InputError: fewer than one direction.
+    """
     if directions < 1:
         raise InputError(f"n={directions}: at least one direction is needed.")
     fine, coarse = 0.5, 180.0
@@ -155,6 +172,10 @@ def local(range_deg: float, delta_deg: float) -> OrientationSet:
     body-centred cubic lattice of rotation vectors with one point per ``delta^3``; the
     exponential map never increases distances, so the lattice's covering radius,
     0.704 delta, holds up to that distance from the ball's border, where it is coarser.
+
+    Args:
+        range_deg: largest angle, degrees.
+        delta_deg: spacing, degrees.
 
     Raises:
         InputError: a value is not in (0, 180], or more than 4 million rotations.

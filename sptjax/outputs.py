@@ -51,12 +51,22 @@ def pad(number: int, count: int) -> str:
 
 
 def tag(state: RefineState, settings: OutputSettings) -> str:
-    """Iteration tag of a round."""
+    """Iteration tag of a round.
+
+    Args:
+        state: after the round.
+        settings: of the files.
+    """
     return pad(state.round, settings.iterations)
 
 
 def write_round(state: RefineState, settings: OutputSettings) -> None:
-    """Poses, class matrix, averages, FSC curves, scores and pictures of one round."""
+    """Poses, class matrix, averages, FSC curves, scores and pictures of one round.
+
+    Args:
+        state: after the round.
+        settings: of the files.
+    """
     folder, it = settings.folder, tag(state, settings)
     _write_poses(state, settings, it)
     write_class_matrix(folder / f"classmx_{it}.hdf", state)
@@ -73,13 +83,23 @@ def write_round(state: RefineState, settings: OutputSettings) -> None:
 
 
 def write_mean_scores(means: list[float], settings: OutputSettings) -> None:
-    """Mean score of every round, in the order of the rounds."""
+    """Mean score of every round, in the order of the rounds.
+
+    Args:
+        means: one per round.
+        settings: of the files.
+    """
     lines = [f"{i}\t{-mean:.6f}" for i, mean in enumerate(means)]
     _write_text(settings.folder / "spt_meanccc.txt", lines)
 
 
 def write_recomputed(state: RefineState, settings: OutputSettings) -> None:
-    """Averages and FSC of given poses and classes (EMAN2 ``--recompute``)."""
+    """Averages and FSC of given poses and classes (EMAN2 ``--recompute``).
+
+    Args:
+        state: with its averages.
+        settings: of the files.
+    """
     folder, apix = settings.folder, settings.apix
     io.write_hdf(folder / "recomp_avg.hdf", list(state.maps), apix, class_headers(state))
     for half, name in enumerate(("even", "odd")):
@@ -145,7 +165,12 @@ def _write_peaks(path: pathlib.Path, peaks: Found, c: int) -> None:
 
 
 def write_class_matrix(path: pathlib.Path, state: RefineState) -> None:
-    """Membership, weight and pose of every particle in its class."""
+    """Membership, weight and pose of every particle in its class.
+
+    Args:
+        path: of the file.
+        state: after a round.
+    """
     turn, shift = state.pose
     angles = rotation.to_euler(jnp.asarray(turn), rotation.Convention["EMAN"])
     own = np.maximum(state.classes, 0)
@@ -161,7 +186,11 @@ def write_class_matrix(path: pathlib.Path, state: RefineState) -> None:
 
 
 def class_headers(state: RefineState) -> list[dict]:
-    """Header items of the class averages."""
+    """Header items of the class averages.
+
+    Args:
+        state: after a round.
+    """
     headers = []
     for c in range(len(state.maps)):
         members = np.flatnonzero(state.classes == c)
@@ -195,7 +224,15 @@ def _write_averages(state: RefineState, settings: OutputSettings, it: str) -> No
 
 
 def append_image(path: pathlib.Path, volume, index: int, apix: float, header: dict) -> None:
-    """Image ``index`` of a growing stack; what a resumed run left beyond it is dropped."""
+    """Image ``index`` of a growing stack; what a resumed run left beyond it is dropped.
+
+    Args:
+        path: of the stack, HDF.
+        volume: ``[n, n, n]``.
+        index: its place, at most the number of whole images.
+        apix: angstrom per voxel.
+        header: further items.
+    """
     volumes, headers = [], []
     if path.exists() and index:
         with io.HdfReader(path) as reader:
@@ -229,7 +266,12 @@ def _write_curve(path: pathlib.Path, curve: np.ndarray, apix: float) -> None:
 
 
 def resolutions(state: RefineState, apix: float) -> dict[str, dict[str, dict[str, float | None]]]:
-    """``{class: {curve: {threshold: angstrom}}}``; None where a curve claims nothing."""
+    """``{class: {curve: {threshold: angstrom}}}``; None where a curve claims nothing.
+
+    Args:
+        state: after a round, with its FSC curves.
+        apix: angstrom per voxel.
+    """
     table: dict = {}
     for c, curves in enumerate(state.fsc):
         rows = {}
@@ -310,7 +352,13 @@ def _write_pictures(state: RefineState, settings: OutputSettings, it: str) -> No
 
 
 def write_occupancy(counts: np.ndarray, changed: np.ndarray, settings: OutputSettings) -> None:
-    """Picture of the class sizes and of the share of particles that changed class, by round."""
+    """Picture of the class sizes and of the share of particles that changed class, by round.
+
+    Args:
+        counts: particles ``[rounds, classes]``.
+        changed: fraction ``[rounds]``.
+        settings: of the files.
+    """
     figure = plots.class_occupancy(counts, changed)
     plots.save(figure, settings.folder / "class_occupancy.png")
 
@@ -357,7 +405,12 @@ def write_aligned(
 
 
 def write_final(state: RefineState, settings: OutputSettings) -> None:
-    """What is written once, after the last round."""
+    """What is written once, after the last round.
+
+    Args:
+        state: after the last round.
+        settings: of the files.
+    """
     if settings.result_matrix:
         write_class_matrix(settings.folder / settings.result_matrix, state)
     if settings.table is not None:

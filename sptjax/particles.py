@@ -209,7 +209,11 @@ def _grids_on_ball(grids: Float[Array, "b z y x"], vectors: Int[Array, "k 3"]) -
 
 
 def check_volumes(volumes: np.ndarray) -> np.ndarray:
-    """Status of every volume of a batch, int ``[b]``."""
+    """Status of every volume of a batch, int ``[b]``.
+
+    Args:
+        volumes: ``[b, n, n, n]``.
+    """
     status = np.full(len(volumes), Status.OK, np.int32)
     flat = volumes.reshape(len(volumes), -1)
     spread = np.ptp(flat, axis=1)

@@ -93,6 +93,10 @@ def confined(band: AlignedBand, space: MaskedSpace) -> AlignedBand:
 
     What noise is left inside has the same product with every map inside as before, so that
     likelihoods of such maps keep their scale.
+
+    Args:
+        band: aligned particles.
+        space: of the maps inside the mask.
     """
     seen = (band.weight >= LEAST_SEEN).astype(band.data.dtype)
     mean = band.data.sum(0) / (band.weight.sum(0) + 1).astype(band.data.dtype)

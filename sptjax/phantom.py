@@ -27,6 +27,9 @@ def phantom(box: int, state: int = 0) -> np.ndarray:
 
     Returns:
         float32 ``[n, n, n]``, highest density about 1, zero outside.
+
+    Raises:
+        InputError: an unknown state.
     """
     if state not in (0, 1, 2):
         raise InputError(f"phantom state {state}: 0, 1 and 2 are known")
@@ -66,6 +69,15 @@ def fit_map(volume: np.ndarray, old_apix: float, box: int, apix: float) -> np.nd
     """A cubic map in another box and voxel size; its border level (the solvent) becomes zero.
 
     The map is padded to the size at which Fourier cropping comes closest to the voxel size.
+
+    Args:
+        volume: ``[m, m, m]``.
+        old_apix: its angstrom per voxel.
+        box: edge n of the result, voxels.
+        apix: of the result, angstrom per voxel.
+
+    Returns:
+        Float32 ``[n, n, n]``.
     """
     faces = [face for v in (volume, volume.T, volume.swapaxes(0, 1)) for face in (v[0], v[-1])]
     volume = volume - np.median(np.stack(faces))

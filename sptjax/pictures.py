@@ -50,13 +50,23 @@ def draw(
 
 
 def beam_directions(rotation: np.ndarray, symmetry: Symmetry) -> np.ndarray:
-    """The beam (z of every particle) as seen from the map, and its symmetry copies, ``[m, 3]``."""
+    """The beam (z of every particle) as seen from the map, and its symmetry copies, ``[m, 3]``.
+
+    Args:
+        rotation: particle to reference, ``[n, 3, 3]``.
+        symmetry: of the map.
+    """
     beam = np.asarray(rotation)[:, :, 2]
     return np.einsum("gij,nj->gni", np.asarray(symmetry.operators), beam).reshape(-1, 3)
 
 
 def classes_by_round(state: RefineState, settings: OutputSettings) -> np.ndarray:
-    """Classes after every round, ``[rounds, n]``, from the class matrices of the run."""
+    """Classes after every round, ``[rounds, n]``, from the class matrices of the run.
+
+    Args:
+        state: after the last round.
+        settings: of the files.
+    """
     paths = [
         settings.folder / f"classmx_{pad(i, settings.iterations)}.hdf" for i in range(state.round)
     ]

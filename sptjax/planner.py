@@ -99,7 +99,11 @@ def available() -> float:
 
 
 def coefficient_bytes(size: Size) -> float:
-    """Of the coefficients of all particles in all copies, and of their sampling."""
+    """Of the coefficients of all particles in all copies, and of their sampling.
+
+    Args:
+        size: of the run.
+    """
     each = IN_MEMORY.bytes_each(np.complex64) / (2 if size.half else 1)
     each += 4 * size.own_sampling
     own = -(-size.particles // size.processes)

@@ -39,7 +39,14 @@ class Extras:
 def postprocessed(
     volume: Volume, apix: float, processor: Processor, normalise: Processor | None
 ) -> Volume:
-    """A map normalised in a sphere, masked by it, and processed (EMAN2 ``--postprocess``)."""
+    """A map normalised in a sphere, masked by it, and processed (EMAN2 ``--postprocess``).
+
+    Args:
+        volume: ``[n, n, n]``.
+        apix: angstrom per voxel.
+        processor: applied last.
+        normalise: applied first, if any.
+    """
     mask = PROCESSORS["mask.sharp"](outer_radius=-2)(jnp.ones_like(volume), apix)
     if normalise is not None:
         volume = normalise(volume, apix, mask=mask)
@@ -49,7 +56,14 @@ def postprocessed(
 def write_postprocessed(
     state: RefineState, extras: Extras, output: OutputSettings, *, every_round: bool
 ) -> None:
-    """Processed maps next to the unprocessed ones; they never serve as references."""
+    """Processed maps next to the unprocessed ones; they never serve as references.
+
+    Args:
+        state: with its averages.
+        extras: holds the processor.
+        output: where files go.
+        every_round: put the round into the name.
+    """
     processor = extras.postprocess
     if processor is None:
         return
@@ -78,7 +92,16 @@ def write_variance(
     batch: int = 16,
     progress: Progress = lambda items, _: items,
 ) -> None:
-    """Voxel variance over the aligned particles of every class, ``class<c>_varmap.hdf``."""
+    """Voxel variance over the aligned particles of every class, ``class<c>_varmap.hdf``.
+
+    Args:
+        state: poses and classes.
+        stack: raw particles.
+        averaging: what is done to particles before.
+        output: where files go.
+        batch: particles at a time.
+        progress: wraps the iteration over batches.
+    """
     averager, n_classes = averagers.Mean(), len(state.maps)
     moments = averager.start(stack.box, n_classes)
     rows = np.flatnonzero(state.used)
@@ -107,7 +130,18 @@ def write_bootstrap(
     *,
     batch: int = 16,
 ) -> None:
-    """Mean and variance over averages of resampled particles, with the poses as they are."""
+    """Mean and variance over averages of resampled particles, with the poses as they are.
+
+    Args:
+        state: poses and classes.
+        stack: raw particles.
+        sampling: of the particles.
+        replicates: how often particles are drawn.
+        seed: of the draws.
+        output: where files go.
+        say: prints one line.
+        batch: particles at a time.
+    """
     turn, shift = state.pose
     for c in range(len(state.maps)):
         members = (state.classes == c) & state.used
@@ -136,7 +170,15 @@ def write_bootstrap(
 def write_prepared(
     stack: Stack, name: str, copies: Copies, apix: float, output: OutputSettings
 ) -> None:
-    """The particles as the coarse and, if it differs, the fine alignment sees them."""
+    """The particles as the coarse and, if it differs, the fine alignment sees them.
+
+    Args:
+        stack: raw particles.
+        name: of the input, from which those of the files follow.
+        copies: how they are prepared.
+        apix: angstrom per voxel of the raw particles.
+        output: where files go.
+    """
     _write_copy(stack, copies.coarse, apix, output, f"{name}_preproc.hdf")
     if copies.fine is not None and copies.fine is not copies.coarse:
         _write_copy(stack, copies.fine, apix, output, f"{name}_preprocfine.hdf")
@@ -153,7 +195,14 @@ def _write_copy(stack: Stack, copy: Copy, apix: float, output: OutputSettings, n
 def write_prepared_references(
     references: np.ndarray, copies: Copies, apix: float, output: OutputSettings
 ) -> None:
-    """References preprocessed like the particles, ``ref<r>_preproc[fine].hdf``."""
+    """References preprocessed like the particles, ``ref<r>_preproc[fine].hdf``.
+
+    Args:
+        references: ``[r, n, n, n]``.
+        copies: how they are prepared.
+        apix: angstrom per voxel.
+        output: where files go.
+    """
     for copy, name in ((copies.coarse, "preproc"), (copies.fine, "preprocfine")):
         if copy is None or (name == "preprocfine" and copy is copies.coarse):
             continue

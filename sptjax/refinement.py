@@ -110,7 +110,16 @@ def average_round(
     hosts: Hosts = ALONE,
     progress: Progress = lambda items, _: items,
 ) -> RefineState:
-    """Average with the classes and poses of a state, without aligning; the round stays as it is."""
+    """Average with the classes and poses of a state, without aligning; the round stays as it is.
+
+    Args:
+        state: classes and poses.
+        stack: raw particles.
+        sampling: of the particles.
+        settings: of the refinement.
+        hosts: processes that share the particles.
+        progress: wraps the iteration over batches.
+    """
     found = Found(state.rotation, state.shift, state.score)
     found_apart = state.told_apart
     after = _average(

@@ -87,6 +87,10 @@ class Report:
 def write(path: str | os.PathLike[str], report: Report) -> None:
     """Write a report; the file appears whole or not at all.
 
+    Args:
+        path: of the file.
+        report: what it says.
+
     Raises:
         InputError: the folder is missing or not writable.
     """
@@ -95,7 +99,11 @@ def write(path: str | os.PathLike[str], report: Report) -> None:
 
 
 def render(report: Report) -> str:
-    """The page, HTML 5."""
+    """The page, HTML 5.
+
+    Args:
+        report: what the page says.
+    """
     parts = [
         _header(report),
         _section("What was done", _paragraphs(report.done)),

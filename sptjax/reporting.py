@@ -23,7 +23,15 @@ _SHOWN = 20  # excluded particles
 
 
 def excluded(status: np.ndarray, stack: Stack) -> list[str]:
-    """Which particles are left out, and why."""
+    """Which particles are left out, and why.
+
+    Args:
+        status: ``[n]``, 0 for a usable particle.
+        stack: names the particles.
+
+    Returns:
+        Sentences.
+    """
     bad = np.flatnonzero(status)
     lines = []
     for i in bad[:_SHOWN]:

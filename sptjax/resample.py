@@ -39,7 +39,12 @@ def _apodisation(box: int, padded: int, order: int) -> np.ndarray:
 
 
 def padded_box(box: int, pad: float) -> int:
-    """Even size of the zero-padded box."""
+    """Even size of the zero-padded box.
+
+    Args:
+        box: edge n, voxels.
+        pad: wanted ratio, at least 1.
+    """
     padded = round(pad * box)
     return padded + padded % 2
 
@@ -49,6 +54,12 @@ def slice_table(volume: Volume, kmax: float, order: int = 1, pad: float = 2.0) -
 
     The solvent level, not the box mean, belongs to zero: a padded constant box is not
     rotation-invariant.
+
+    Args:
+        volume: ``[n, n, n]``.
+        kmax: highest ``|k|`` that will be asked for, Fourier pixels of the unpadded box.
+        order: of the B-spline, 1 to 3.
+        pad: ratio of the padded box.
     """
     box = volume.shape[-1]
     padded = padded_box(box, pad)
@@ -89,7 +100,12 @@ Axes = tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, " k"]]
 
 
 def rotated_axes(vectors: Float[Array, "3 k"], rotation: Float[Array, "3 3"]) -> Axes:
-    """``R k`` for frequencies given as rows kx, ky, kz; written out, so that it fuses."""
+    """``R k`` for frequencies given as rows kx, ky, kz; written out, so that it fuses.
+
+    Args:
+        vectors: Fourier pixels.
+        rotation: ``R``.
+    """
     x, y, z = (
         rotation[i, 0] * vectors[0] + rotation[i, 1] * vectors[1] + rotation[i, 2] * vectors[2]
         for i in range(3)
@@ -115,7 +131,12 @@ def _gather(flat_table: Float[Array, " m"], index: Array) -> Array:
 
 
 def sample_axes(table: SliceTable, axes: Axes) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """Real and imaginary part of the transform at frequencies (x, y, z) in Fourier pixels."""
+    """Real and imaginary part of the transform at frequencies (x, y, z) in Fourier pixels.
+
+    Args:
+        table: of the volume.
+        axes: x, y and z, each ``[k]``.
+    """
     flat, (wx, wy, wz), side = _taps(table, axes)
     real = jnp.zeros_like(axes[0])
     imag = jnp.zeros_like(real)
@@ -133,7 +154,12 @@ def sample_axes(table: SliceTable, axes: Axes) -> tuple[Float[Array, " k"], Floa
 def sample(
     table: SliceTable, points: Float[Array, "k 3"]
 ) -> tuple[Float[Array, " k"], Float[Array, " k"]]:
-    """:func:`sample_axes` for points given as rows (kx, ky, kz)."""
+    """:func:`sample_axes` for points given as rows (kx, ky, kz).
+
+    Args:
+        table: of the volume.
+        points: Fourier pixels.
+    """
     return sample_axes(table, (points[:, 0], points[:, 1], points[:, 2]))
 
 
@@ -144,6 +170,10 @@ def sample_with_gradient(
 
     The taps are gathered once and kept: a compiler that fuses the gathers into every one of
     the eight outputs would read the table eight times.
+
+    Args:
+        table: of the volume.
+        axes: frequencies along x, y and z, each ``[k]``, Fourier pixels.
 
     Returns:
         ``[re/im, k]`` and the gradient along x, y and z, each ``[re/im, k]``.
@@ -188,6 +218,12 @@ def transform(volume: Volume, pose: Pose, order: int = 3, pad: float = 2.0) -> V
     """Move a volume by a pose, ``out(R x + t) = volume(x)``; the corners beyond Nyquist are lost.
 
     EMAN2: ``process("xform", {"transform": T})``, with spline instead of trilinear interpolation.
+
+    Args:
+        volume: ``[n, n, n]``, solvent at 0.
+        pose: shift in voxels.
+        order: of the B-spline, 1 to 3.
+        pad: ratio of the padded box.
     """
     box = volume.shape[-1]
     grid = jnp.asarray(fourier.half_grid(box).reshape(-1, 3), jnp.float32)
@@ -200,7 +236,14 @@ def transform(volume: Volume, pose: Pose, order: int = 3, pad: float = 2.0) -> V
 def transformed_coefficients(
     table: SliceTable, pose: Pose, grid: Float[Array, "k 3"], box: int
 ) -> Complex[Array, " k"]:
-    """Coefficients of the moved volume (origin at voxel 0); 0 past Nyquist."""
+    """Coefficients of the moved volume (origin at voxel 0); 0 past Nyquist.
+
+    Args:
+        table: of the volume.
+        pose: shift in voxels.
+        grid: frequencies (kx, ky, kz), Fourier pixels.
+        box: edge n, voxels.
+    """
     rows = grid.T
     real, imag = sample_axes(table, rotated_axes(rows, pose.rotation.T))
     move = pose.shift + box // 2

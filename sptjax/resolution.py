@@ -38,6 +38,10 @@ def fsc(a: Volume, b: Volume) -> Curve:
     single-precision rounding (1e-12 of its mean over all voxels); EMAN2 moves the later
     shells forward instead.
 
+    Args:
+        a: map ``[n, n, n]``.
+        b: map of the same box.
+
     Returns:
         ``[n // 2 + 1]``, shell 0 (the mean densities) included.
     """
@@ -55,7 +59,13 @@ def fsc(a: Volume, b: Volume) -> Curve:
 
 
 def fsc_masked(a: Volume, b: Volume, mask: Volume) -> Curve:
-    """FSC of two maps multiplied by a mask, as :func:`fsc`."""
+    """FSC of two maps multiplied by a mask, as :func:`fsc`.
+
+    Args:
+        a: map ``[n, n, n]``.
+        b: map of the same box.
+        mask: same box, 0 to 1.
+    """
     return fsc(a * mask, b * mask)
 
 
@@ -153,6 +163,10 @@ def band_limit(curve: Curve, threshold: float = 0.143) -> Int[Array, ""]:
     """First shell from 1 on whose FSC is below the threshold or empty; their number if none.
 
     Empty shells before the first one with a value are passed over.
+
+    Args:
+        curve: FSC of the shells from 0 on.
+        threshold: below which a shell claims nothing.
     """
     begun = jnp.cumsum(jnp.isfinite(curve).at[0].set(False)) > 0
     below = begun & ~(curve >= threshold)

@@ -52,7 +52,14 @@ def write(
 def class_table(
     state: RefineState, symmetries: tuple[Symmetry, ...], apix: float, *, gold: bool
 ) -> Table:
-    """Particles, symmetry and resolution of every class; a dash where a curve claims nothing."""
+    """Particles, symmetry and resolution of every class; a dash where a curve claims nothing.
+
+    Args:
+        state: after the last round.
+        symmetries: one per class.
+        apix: angstrom per voxel.
+        gold: whether the halves had references of their own.
+    """
     found = outputs.resolutions(state, apix)
     rows = []
     for c, symmetry in enumerate(symmetries):
@@ -131,7 +138,11 @@ def _references(manifest: workdir.Manifest) -> str:
 
 
 def alignment_words(manifest: workdir.Manifest) -> str:
-    """How particles were aligned, in a sentence; what an option leaves to the data is said."""
+    """How particles were aligned, in a sentence; what an option leaves to the data is said.
+
+    Args:
+        manifest: of the run.
+    """
     options = manifest.options
     if options.get("skipali") or options["align"] in ("None", ""):
         return "Particles kept the poses that were given."

@@ -68,7 +68,12 @@ def transpose(rotation: Matrices) -> Matrices:
 
 
 def rotate(rotation: Matrices, vectors: Vectors) -> Vectors:
-    """Apply ``R v``; leading axes broadcast. Shapes ``[..., 3, 3]`` and ``[..., 3]``."""
+    """Apply ``R v``; leading axes broadcast. Shapes ``[..., 3, 3]`` and ``[..., 3]``.
+
+    Args:
+        rotation: ``R``.
+        vectors: (x, y, z).
+    """
     return jnp.matmul(rotation, vectors[..., None], precision=_HIGHEST)[..., 0]
 
 
@@ -76,6 +81,9 @@ def exp(w: Vectors) -> Matrices:
     """Rotation matrix of a rotation vector in radians (Rodrigues' formula).
 
     Value and derivatives are finite at zero.
+
+    Args:
+        w: (x, y, z), radians.
     """
     square = jnp.sum(w * w, axis=-1)[..., None, None]
     small = square < 1e-2
@@ -92,6 +100,9 @@ def log(rotation: Matrices) -> Vectors:
 
     Goes through the quaternion, so it keeps full precision near pi (at pi itself the sign
     of the axis is free). The gradient is finite at the identity.
+
+    Args:
+        rotation: orthogonal, determinant 1.
     """
     q = to_quaternion(rotation)
     w, v = q[..., :1], q[..., 1:]
@@ -133,6 +144,9 @@ def to_quaternion(rotation: Matrices) -> Float[Array, "*batch 4"]:
 
     Sums of matrix elements give the 4x4 matrix ``4 q q'``; its row with the largest
     diagonal element is normalised, which never divides by a small number.
+
+    Args:
+        rotation: orthogonal, determinant 1.
     """
     trace = jnp.trace(rotation, axis1=-2, axis2=-1)[..., None, None]
     axial = _axial(rotation)
@@ -181,7 +195,12 @@ def invert(pose: Pose) -> Pose:
 
 
 def apply(pose: Pose, points: Vectors) -> Vectors:
-    """Points ``R x + t``, in voxels from the centre; leading axes broadcast."""
+    """Points ``R x + t``, in voxels from the centre; leading axes broadcast.
+
+    Args:
+        pose: particle to reference, shift in voxels.
+        points: (x, y, z).
+    """
     moved = rotate(pose.rotation, points)
     return moved + jnp.broadcast_to(pose.shift, moved.shape)
 
@@ -190,6 +209,9 @@ def pose_from_matrix34(matrix: np.ndarray | Float[Array, "..."]) -> Pose:
     """Pose of 3x4 matrices ``[R | t]``, shape ``[..., 3, 4]`` or the 12 numbers row by row.
 
     The rotation is orthogonalised, so rounded text is safe.
+
+    Args:
+        matrix: particle to reference, ``t`` in voxels.
 
     Raises:
         InputError: wrong shape, a value that is not finite, a mirror, or a scale other than 1.
@@ -208,7 +230,11 @@ def pose_from_matrix34(matrix: np.ndarray | Float[Array, "..."]) -> Pose:
 
 
 def pose_to_matrix34(pose: Pose) -> Float[Array, "*batch 3 4"]:
-    """3x4 matrices ``[R | t]`` (EMAN2's stored form of ``xform.align3d``)."""
+    """3x4 matrices ``[R | t]`` (EMAN2's stored form of ``xform.align3d``).
+
+    Args:
+        pose: particle to reference, shift in voxels.
+    """
     return jnp.concatenate([pose.rotation, pose.shift[..., None]], axis=-1)
 
 
@@ -220,13 +246,21 @@ def pose_from_relion(angles_deg: Vectors, origin_vox: Vectors) -> Pose:
     ``x_ref = A' x + A' origin``: ``R = A'`` and ``t = R origin``. The reference's centre
     lies at ``-origin`` in the particle, RELION's rule "coordinate minus origin". Divide
     ``rlnOriginXAngst`` by the voxel size first.
+
+    Args:
+        angles_deg: ``[..., 3]``, rot, tilt, psi.
+        origin_vox: ``[..., 3]``, voxels.
     """
     rotation = from_euler(angles_deg, Convention.RELION)
     return Pose(rotation, rotate(rotation, origin_vox))
 
 
 def pose_to_relion(pose: Pose) -> tuple[Vectors, Vectors]:
-    """RELION's (rot, tilt, psi) in degrees and origin in voxels; see :func:`pose_from_relion`."""
+    """RELION's (rot, tilt, psi) in degrees and origin in voxels; see :func:`pose_from_relion`.
+
+    Args:
+        pose: particle to reference, shift in voxels.
+    """
     return to_euler(pose.rotation, Convention.RELION), rotate(transpose(pose.rotation), pose.shift)
 
 
@@ -237,13 +271,21 @@ def pose_from_dynamo(angles_deg: Vectors, shift_vox: Vectors) -> Pose:
     lies as the particle does; the matrix of ``dynamo_euler2matrix`` is the inverse of that
     (Dynamo wiki, "Euler angles convention" and "Table convention"), so it is ``R``. The
     particle lies at cropping position + shift: ``x = R' x_ref + d``, thus ``t = -R d``.
+
+    Args:
+        angles_deg: ``[..., 3]``, tdrot, tilt, narot.
+        shift_vox: ``[..., 3]``, voxels.
     """
     rotation = from_euler(angles_deg, Convention.DYNAMO)
     return Pose(rotation, -rotate(rotation, shift_vox))
 
 
 def pose_to_dynamo(pose: Pose) -> tuple[Vectors, Vectors]:
-    """Dynamo's (tdrot, tilt, narot) in degrees and shift in voxels; see above."""
+    """Dynamo's (tdrot, tilt, narot) in degrees and shift in voxels; see :func:`pose_from_dynamo`.
+
+    Args:
+        pose: particle to reference, shift in voxels.
+    """
     return to_euler(pose.rotation, Convention.DYNAMO), invert(pose).shift
 
 
@@ -252,6 +294,10 @@ def from_euler(angles: Float[Array, "*batch p"], convention: Convention) -> Matr
     """Particle -> reference rotation from a convention's ``p`` numbers (module docstring).
 
     Unlike EMAN2, quaternions and axes are normalised.
+
+    Args:
+        angles: degrees; quaternions and axes have no unit.
+        convention: its name.
 
     Raises:
         InputError: the last axis does not have the convention's number of entries.

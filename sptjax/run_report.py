@@ -94,7 +94,11 @@ def write(
 
 
 def particle_options(manifest: workdir.Manifest) -> dict[str, Any]:
-    """The options of a run that say what its particles are."""
+    """The options of a run that say what its particles are.
+
+    Args:
+        manifest: of the run.
+    """
     options = manifest.options
     stated = {k: options[k] for k, v in _OF_PARTICLES.items() if options.get(k, v) != v}
     return {"input": options["input"]} | stated
@@ -138,7 +142,12 @@ def inside_another(folder: pathlib.Path) -> bool:
 
 
 def chimerax(paths: Sequence[pathlib.Path], apix: float) -> report.Step:
-    """How to look at maps; the voxel size is stated, whatever the viewer makes of the header."""
+    """How to look at maps; the voxel size is stated, whatever the viewer makes of the header.
+
+    Args:
+        paths: of the maps.
+        apix: angstrom per voxel.
+    """
     opened = "; ".join(f'open "{path}" format emanhdf' for path in paths)
     command = shlex.join(["chimerax", "--cmd", f"{opened}; volume all voxelSize {apix:.6g}"])
     return report.Step(f"Look at the averages in ChimeraX ({apix:.4g} Å per voxel):", command)

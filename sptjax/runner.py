@@ -81,6 +81,9 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
         resume: go on from the newest intact state, if there is one.
         say: prints one line.
         progress: wraps iterations over batches: ``progress(items, title)``.
+
+    Raises:
+        InputError: fewer than two particles are usable.
     """
     copies = load_copies(
         run.stack,

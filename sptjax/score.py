@@ -94,7 +94,18 @@ def score(
     """Score of one particle (``observation`` with leading axis 1) at one pose.
 
     Differentiable with respect to the pose, the table (hence the reference) and the weights
-    (hence the wedge). Arguments as in :func:`slice_reference`.
+    (hence the wedge).
+
+    Args:
+        table: the reference.
+        observation: the whitened particle.
+        vectors: half-ball frequencies (kx, ky, kz).
+        rotation: particle to reference.
+        shift: ``s = -R^T t``, voxels.
+        box: edge of the particle box, voxels.
+
+    Returns:
+        Score in standard deviations of the noise.
     """
     reference = slice_reference(table, vectors, rotation, shift, box)
     model = observation.weight[0].astype(reference.dtype) * reference

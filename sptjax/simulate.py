@@ -247,7 +247,15 @@ def simulate_batch(
     key: PRNGKeyArray,
     indices: Int[Array, " b"],
 ) -> Volumes:
-    """Particles ``[b, n, n, n]``; their noise depends on their indices in the set."""
+    """Particles ``[b, n, n, n]``; their noise depends on their indices in the set.
+
+    Args:
+        simulator: maps and geometry, prepared.
+        classes: which map each particle shows.
+        poses: particle to reference, voxels.
+        key: of the noise.
+        indices: of the particles in the set.
+    """
 
     def one(arguments):
         class_index, pose, index = arguments
@@ -305,7 +313,18 @@ def simulate(
     premultiply: bool = False,
     batch_size: int = 16,
 ) -> np.ndarray:
-    """All particles at once, float32 ``[N, n, n, n]``: prepare, then simulate_batches."""
+    """All particles at once, float32 ``[N, n, n, n]``: prepare, then simulate_batches.
+
+    Args:
+        maps: solvent at 0.
+        classes: int ``[N]``, which map each particle shows.
+        poses: particle to reference, voxels.
+        apix: angstrom per voxel.
+        geometry: tilts, contrast transfer and noise.
+        key: of the noise.
+        premultiply: multiply particles by their contrast transfer.
+        batch_size: particles at a time.
+    """
     reach = float(np.linalg.norm(np.asarray(poses.shift), axis=-1).max(initial=0.0))
     simulator = prepare(maps, apix, geometry, max_shift_vox=reach, premultiply=premultiply)
     return np.concatenate(list(simulate_batches(simulator, classes, poses, key, batch_size)))
@@ -355,6 +374,13 @@ def white_wedge_particles(
 
     Here ``geometry.snr`` is the variance of the maps over the box divided by that of the noise,
     both before the wedge; only the tilt range and ``snr`` of the geometry are used.
+
+    Args:
+        maps: solvent at 0.
+        classes: which map each particle shows.
+        poses: particle to reference, voxels.
+        geometry: tilt range and ``snr``.
+        key: of the noise.
     """
     variance = maps.var(axis=(1, 2, 3)).mean()
     sigma = jnp.zeros_like(variance) if geometry.snr is None else jnp.sqrt(variance / geometry.snr)
@@ -379,6 +405,11 @@ def random_poses(key: PRNGKeyArray, n: int, max_shift_vox: float) -> Pose:
     """Uniform rotations; shifts uniform in the ball of radius ``max_shift_vox``.
 
     Pose ``i`` depends on (key, i) alone.
+
+    Args:
+        key: of the draws.
+        n: how many.
+        max_shift_vox: voxels.
     """
     return _random_poses(key, jnp.arange(n), jnp.asarray(max_shift_vox, jnp.float32))
 

@@ -29,6 +29,11 @@ def renamed(classes: np.ndarray, like: np.ndarray, count: int) -> np.ndarray:
     """Classes under the names that agree best with other classes of the same particles.
 
     Negative classes keep their number.
+
+    Args:
+        classes: int ``[n]``.
+        like: int ``[n]``, whose names are taken over.
+        count: of classes.
     """
     names = linear_sum_assignment(-contingency(classes, like, count))[1]
     return np.where(classes >= 0, names[np.maximum(classes, 0)], classes)

@@ -101,6 +101,11 @@ def converged(before: RefineState, after: RefineState, *, apix: float) -> str | 
     A round that changes the class of less than 1 % of the particles, turns them by less than
     half a degree and moves them by less than a quarter voxel (medians), and no FSC curve by
     more than one shell, has arrived.
+
+    Args:
+        before: the state before a round.
+        after: the state after it.
+        apix: angstrom per voxel.
     """
     if before.round < 0 or not after.told_apart:
         return None

@@ -91,13 +91,23 @@ def within_reach(symmetry: Symmetry, max_shift_vox: float) -> Symmetry:
 
 
 def copies(pose: Pose, symmetry: Symmetry) -> Pose:
-    """All equivalents ``S X`` of particle -> reference poses, ``[*batch, g]`` as :func:`orbit`."""
+    """All equivalents ``S X`` of particle -> reference poses, ``[*batch, g]`` as :func:`orbit`.
+
+    Args:
+        pose: particle to reference, shift in voxels.
+        symmetry: of the reference.
+    """
     one = Pose(pose.rotation[..., None, :, :], pose.shift[..., None, :])
     return rotation.compose(Pose(symmetry.operators, symmetry.shifts), one)
 
 
 def orbit(r: Matrices, symmetry: Symmetry) -> Float[Array, "*batch g 3 3"]:
-    """All equivalents ``S R`` of particle -> reference rotations, in operator order."""
+    """All equivalents ``S R`` of particle -> reference rotations, in operator order.
+
+    Args:
+        r: particle to reference.
+        symmetry: of ``g`` operators.
+    """
     return rotation.multiply(symmetry.operators, r[..., None, :, :])
 
 
@@ -107,19 +117,34 @@ def reduce(r: Matrices, symmetry: Symmetry) -> Matrices:
     Constant on orbits and idempotent, except on the border of the asymmetric unit, where
     several equivalents are equally near and the first operator wins. (Of a helix, whose
     operators are no group, only the smallest angle among the equivalents holds.)
+
+    Args:
+        r: particle to reference.
+        symmetry: of the reference.
     """
     best = jnp.argmax(_traces(r, symmetry), axis=-1)
     return rotation.multiply(symmetry.operators[best], r)
 
 
 def in_asymmetric_unit(r: Matrices, symmetry: Symmetry) -> Bool[Array, "..."]:
-    """Whether no operator brings ``R`` closer to the identity; borders count as inside."""
+    """Whether no operator brings ``R`` closer to the identity; borders count as inside.
+
+    Args:
+        r: particle to reference.
+        symmetry: of the reference.
+    """
     traces = _traces(r, symmetry)
     return traces[..., 0] >= jnp.max(traces, axis=-1) - _TIE
 
 
 def angle_deg_modulo(a: Matrices, b: Matrices, symmetry: Symmetry) -> Float[Array, "..."]:
-    """Smallest angle between ``S a`` and ``b`` over the operators, in degrees."""
+    """Smallest angle between ``S a`` and ``b`` over the operators, in degrees.
+
+    Args:
+        a: rotations.
+        b: rotations; leading axes broadcast.
+        symmetry: whose operators ``S`` are tried.
+    """
     return jnp.min(rotation.angle_deg(orbit(a, symmetry), b[..., None, :, :]), axis=-1)
 
 

@@ -56,6 +56,10 @@ def ctf_1d(freq: np.ndarray, geometry: TiltSeries) -> np.ndarray:
     with underfocus positive and ``w_2`` the amplitude contrast (Rohou & Grigorieff 2015,
     J. Struct. Biol. 192:216, without phase plate): density is dark at low frequency. Without
     defocus in the geometry the function is -1 everywhere, so that a phase flip restores the map.
+
+    Args:
+        freq: spatial frequencies, 1/angstrom.
+        geometry: voltage, defocus, aberration, amplitude contrast.
     """
     freq = np.asarray(freq, np.float64)
     if geometry.defocus_um == 0:
@@ -70,13 +74,23 @@ def ctf_1d(freq: np.ndarray, geometry: TiltSeries) -> np.ndarray:
 
 
 def ctf_2d(box: int, apix: float, geometry: TiltSeries) -> np.ndarray:
-    """:func:`ctf_1d` on the centred Fourier grid of an image, ``[ky, kx]``, zero at ``n // 2``."""
+    """:func:`ctf_1d` on the centred Fourier grid of an image, ``[ky, kx]``, zero at ``n // 2``.
+
+    Args:
+        box: edge n, voxels.
+        apix: angstrom per voxel.
+        geometry: voltage, defocus, aberration, amplitude contrast.
+    """
     k = (np.arange(box) - box // 2) / (box * apix)
     return ctf_1d(np.hypot(k[:, None], k[None, :]), geometry)
 
 
 def sampled_region(box: int, geometry: TiltSeries) -> np.ndarray:
     """Frequencies between the first and the last tilt: 1, the missing wedge: 0.
+
+    Args:
+        box: edge n, voxels.
+        geometry: its tilt range.
 
     Returns:
         float32 ``[n, n, n]``, centred (zero frequency at ``n // 2``), as
@@ -86,7 +100,12 @@ def sampled_region(box: int, geometry: TiltSeries) -> np.ndarray:
 
 
 def half_region(box: int, geometry: TiltSeries) -> np.ndarray:
-    """:func:`sampled_region` in the layout of ``fourier.rfftn``, ``[n, n, n // 2 + 1]``."""
+    """:func:`sampled_region` in the layout of ``fourier.rfftn``, ``[n, n, n // 2 + 1]``.
+
+    Args:
+        box: edge n, voxels.
+        geometry: its tilt range.
+    """
     return np.fft.ifftshift(sampled_region(box, geometry))[..., : box // 2 + 1]
 
 
@@ -96,6 +115,11 @@ def sampling_weights(box: int, apix: float, geometry: TiltSeries) -> np.ndarray:
     A tilt image is a plane in Fourier space that the box blurs: its CTF squared is spread by
     ``sinc^2(kx) sinc^2(kz)``, the blur of its noise variance. So the noise power of a premultiplied
     particle is ``sigma^2 n^2`` times this grid (and more at zeros of the CTF, blurred along y too).
+
+    Args:
+        box: edge n, voxels.
+        apix: angstrom per voxel.
+        geometry: tilts and contrast transfer.
 
     Returns:
         float32 ``[n, n, n]``, centred (zero frequency at ``n // 2``), 0 in the missing wedge.

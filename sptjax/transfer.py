@@ -86,6 +86,9 @@ def noise_share(regression: Regression) -> np.ndarray:
 
     One minus the squared correlation of particles and reference in the shell: mean power
     estimates noise plus signal, this factor takes the signal out.
+
+    Args:
+        regression: sums of particles against the reference.
     """
     product, power, total = (
         np.asarray(x, np.float64) for x in (regression.product, regression.power, regression.total)
@@ -97,5 +100,10 @@ def noise_share(regression: Regression) -> np.ndarray:
 
 
 def apply_transfer(references: Float[Array, "c z y x"] | np.ndarray, gain: np.ndarray) -> Array:
-    """References with the transfer folded in; shells beyond the measured ones are zero."""
+    """References with the transfer folded in; shells beyond the measured ones are zero.
+
+    Args:
+        references: maps.
+        gain: one factor per shell.
+    """
     return fourier.radial_filter(jnp.asarray(references), jnp.asarray(gain, jnp.float32))

@@ -60,6 +60,9 @@ class Wedge:
 def parse(text: str) -> Wedge | None:
     """Wedge of an option value: ``none``, ``MIN,MAX`` or ``MIN,MAX,AXIS``, in degrees.
 
+    Args:
+        text: of the option.
+
     Raises:
         InputError: anything else.
     """
@@ -175,7 +178,12 @@ def _add_power(total: Array, volumes: Array, window: Array) -> Array:
 
 
 def to_centred(half: Float[Array, "z y h"] | np.ndarray, box: int) -> np.ndarray:
-    """Power on the half grid, unfolded to the centred grid ``[n, n, n]`` (zero at ``n // 2``)."""
+    """Power on the half grid, unfolded to the centred grid ``[n, n, n]`` (zero at ``n // 2``).
+
+    Args:
+        half: layout of :func:`sptjax.fourier.rfftn`.
+        box: edge n, voxels.
+    """
     half = np.asarray(half)
     mate = -np.arange(box) % box
     mirrored = half[mate][:, mate][..., (box - 1) // 2 : 0 : -1]

@@ -142,7 +142,15 @@ def latest(stem: str | os.PathLike[str]) -> pathlib.Path:
 def describe(
     program: str, argv: Sequence[str], options: Mapping[str, Any], seed: int, device: str
 ) -> Manifest:
-    """The manifest of a run that starts now, with the versions installed here."""
+    """The manifest of a run that starts now, with the versions installed here.
+
+    Args:
+        program: its name.
+        argv: the command line.
+        options: by name, with their values.
+        seed: of all random numbers.
+        device: what it computes on, in words.
+    """
     versions = {"sptjax": sys.modules[__package__ or ""].__version__}  # also from a checkout
     versions |= {package: importlib.metadata.version(package) for package in _PACKAGES}
     versions["python"] = platform.python_version()
@@ -155,6 +163,10 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
 
     The text file is EMAN2's: the time, one ``name=value`` line per option, an empty line, the
     command.
+
+    Args:
+        folder: of the run.
+        manifest: of the run.
     """
     root = pathlib.Path(folder)
     options = [f"{name}={value}" for name, value in manifest.options.items()]
@@ -166,6 +178,9 @@ def write_manifest(folder: str | os.PathLike[str], manifest: Manifest) -> None:
 
 def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
     """Read ``manifest.json``.
+
+    Args:
+        folder: of the run.
 
     Raises:
         InputError: it is missing or not a manifest.
@@ -205,7 +220,11 @@ def check_resume(
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
-    """Remove the unfinished files that a killed run left behind."""
+    """Remove the unfinished files that a killed run left behind.
+
+    Args:
+        folder: of the run.
+    """
     for path in pathlib.Path(folder).glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
@@ -222,6 +241,12 @@ def save_round(
     """Write ``state_<round>.npz`` at once: all arrays, the meta data and their SHA-256.
 
     ``numpy.load`` reads it too; ``meta.json`` is one of its members.
+
+    Args:
+        folder: of the run.
+        round_index: from 0 on.
+        arrays: by name.
+        meta: what JSON can hold.
 
     Raises:
         TypeError: an array of Python objects or of a type that NumPy's format cannot keep, or
@@ -245,6 +270,9 @@ def save_round(
 def load_last_round(folder: str | os.PathLike[str]) -> RoundState | None:
     """Read the newest intact state; None if there is none.
 
+    Args:
+        folder: of the run.
+
     Raises:
         OSError: a state file exists and cannot be read at all.
     """
@@ -263,7 +291,13 @@ def load_last_round(folder: str | os.PathLike[str]) -> RoundState | None:
 
 
 def append_line(folder: str | os.PathLike[str], name: str, record: Mapping[str, Any]) -> None:
-    """Add one JSON line to a log; half a line left by a killed run is removed first."""
+    """Add one JSON line to a log; half a line left by a killed run is removed first.
+
+    Args:
+        folder: of the run.
+        name: of the log.
+        record: what JSON can hold.
+    """
     line = json.dumps(record, default=_jsonable) + "\n"
     with open(pathlib.Path(folder) / name, "a+b") as log:
         size = log.tell()
@@ -277,7 +311,12 @@ def append_line(folder: str | os.PathLike[str], name: str, record: Mapping[str, 
 
 
 def read_lines(folder: str | os.PathLike[str], name: str) -> list[dict[str, Any]]:
-    """The whole lines of a log written by :func:`append_line`; empty if there is no log."""
+    """The whole lines of a log written by :func:`append_line`; empty if there is no log.
+
+    Args:
+        folder: of the run.
+        name: of the log.
+    """
     path = pathlib.Path(folder) / name
     if not path.is_file():
         return []

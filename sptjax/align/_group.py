@@ -176,6 +176,9 @@ def make_plan(
         delta_deg: spacing of a stated grid, whose coarse band it limits.
         band: limits of ``|k|``.
         scale: raw voxels per voxel.
+
+    Raises:
+        InputError: no frequency between the limits of resolution was sampled.
     """
     box, kmax = particles.box, int(np.linalg.norm(particles.vectors[-1]) + 1e-6)
     weight = particles.mean_weight(settings.comparator, settings.apix * scale, band)

@@ -113,7 +113,11 @@ def band_holding(info: np.ndarray, fraction: float) -> int:
 
 
 def particle_radius(reference: np.ndarray) -> float:
-    """Radius in voxels that holds 95 % of the variance of a map about its border level."""
+    """Radius in voxels that holds 95 % of the variance of a map about its border level.
+
+    Args:
+        reference: map ``[n, n, n]``.
+    """
     box = reference.shape[-1]
     border = np.concatenate([np.take(reference, [0, -1], axis=a).ravel() for a in range(3)])
     square = (reference - np.median(border)) ** 2

@@ -75,8 +75,17 @@ def linear_rows(
     """Derivatives of the weighted reference by turns and shifts, itself, and the particle.
 
     All in the frame in which the reference is not shifted: the phase of the shift, common to the
-    reference and its derivatives, moves the data instead. Arguments as in :func:`local_model`;
-    the second axis holds real and imaginary parts.
+    reference and its derivatives, moves the data instead.
+
+    Args:
+        table: the reference.
+        data: whitened particle; the first axis holds real and imaginary parts, as that of the
+            result.
+        weight: of the particle.
+        vectors: frequencies (kx, ky, kz) in rows.
+        rotation: particle to reference.
+        shift: particle frame, voxels.
+        box: edge of the particle box, voxels.
     """
     axes = rotated_axes(vectors, rotation)
     value, (gx, gy, gz) = sample_with_gradient(table, axes)

@@ -38,7 +38,13 @@ class Search(eqx.Module):
 
 
 def stack_tables(references: Float[Array, "c z y x"], kmax: float, order: int = 1) -> SliceTable:
-    """Slice tables of several references, ``real`` and ``imag`` ``[c, m]``."""
+    """Slice tables of several references, ``real`` and ``imag`` ``[c, m]``.
+
+    Args:
+        references: maps.
+        kmax: highest ``|k|`` to be sampled, Fourier pixels.
+        order: of the B-spline, 1 to 3.
+    """
     return eqx.filter_vmap(lambda v: slice_table(v, kmax, order))(references)
 
 
@@ -107,7 +113,16 @@ def align(search: Search, observations: Observations) -> Alignment:
 def coarse_candidates(
     search: Search, observations: Observations
 ) -> tuple[Float[Array, "n c m 3 3"], Float[Array, "n c m 3"], Float[Array, "n c m"]]:
-    """Distinct maxima of the exhaustive search: rotation, particle-frame shift, score."""
+    """Distinct maxima of the exhaustive search: rotation, particle-frame shift, score.
+
+    Args:
+        search: what :func:`prepare` made.
+        observations: ``n`` whitened particles.
+
+    Returns:
+        Rotations (particle to reference), shifts in the particle frame (voxels), scores, the best
+        of ``m`` first, for every particle and reference.
+    """
     plan = search.plan
     size = fourier.half_ball_size(plan.coarse_k)
     band = cut(observations, size)
@@ -146,6 +161,17 @@ def refine_candidates(
     """Refine all candidates in one band and keep the best distinct ones.
 
     Candidates that leave the cube of shifts rank behind all others.
+
+    Args:
+        search: what :func:`prepare` made.
+        observations: ``n`` whitened particles.
+        rotation: of the candidates, particle to reference.
+        shift: of the candidates, particle frame, voxels.
+        stage: band, steps and number of candidates to keep.
+        dedupe: of candidates that arrive at one pose keep one.
+
+    Returns:
+        As the input, the best ``k`` first.
     """
     plan = search.plan
     rotation, shift, value = refine_all(

@@ -166,7 +166,21 @@ def align_many_to_symmetry(
     sampling: Float[Array, "n z y x"] | None = None,
     grid: OrientationSet | None = None,
 ) -> tuple[Pose, Float[Array, " n"]]:
-    """As :func:`align_to_symmetry`, for some volumes at once, ``keys`` and ``sampling`` of each."""
+    """As :func:`align_to_symmetry`, for some volumes at once, ``keys`` and ``sampling`` of each.
+
+    Args:
+        volumes: cubic, solvent level near 0.
+        symmetry: other than c1.
+        keys: one per volume.
+        starts: maxima of the scan to refine.
+        kmax: last Fourier pixel used.
+        max_shift_vox: bound on every component of the shift, voxels.
+        sampling: centred Fourier grid of each.
+        grid: orientations to scan.
+
+    Raises:
+        InputError: the symmetry has no rotation, or a parameter is out of its range.
+    """
     box = volumes.shape[-1]
     kmax = max(box // 3, 4) if kmax is None else kmax
     reach = box / 4 if max_shift_vox is None else max_shift_vox

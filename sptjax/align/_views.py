@@ -44,7 +44,22 @@ def align_particles(
     key: PRNGKeyArray | None = None,
     progress: Progress = lambda items, _: items,
 ) -> Found:
-    """:func:`align_views` where all stages see the same particles, at one sampling."""
+    """:func:`align_views` where all stages see the same particles, at one sampling.
+
+    Args:
+        particles: all of a run.
+        indices: ``[n]``, which of them to align.
+        references: maps ``[c, n, n, n]``.
+        symmetries: one per reference.
+        settings: how to search.
+        expected_score: of a particle at its right pose, in standard deviations of the noise.
+        start: poses from which local aligners go on.
+        key: of random starts, where the aligner has any.
+        progress: wraps the iteration over batches.
+
+    Returns:
+        Best poses, shifts and scores of every particle and reference.
+    """
     return align_views(
         View(particles, references),
         None,

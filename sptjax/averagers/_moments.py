@@ -37,7 +37,7 @@ def _moments_of(volume: Volume, weight: Float[Array, ""], ignore0: bool) -> Mome
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """Moments over the volumes of both."""
+    """Moments over the volumes of both, ``a`` and ``b``."""
     weight = a.weight + b.weight
     share = b.weight / jnp.where(weight > 0, weight, 1)
     apart = b.mean - a.mean
@@ -54,6 +54,9 @@ def variance(moments: Moments) -> Float[Array, "*g z y x"]:
 
     EMAN2's *varmap* is its square root. It is the spread of single volumes: the variance of
     their average is smaller by the number of volumes (see :mod:`sptjax.bootstrap`).
+
+    Args:
+        moments: sums over volumes.
     """
     return moments.squares / jnp.where(moments.weight > 0, moments.weight, 1)
 

@@ -262,6 +262,9 @@ def _record(
 def hac_reference(dendrogram: Dendrogram) -> Generated:
     """The map of the largest object.
 
+    Args:
+        dendrogram: who merged with whom.
+
     Raises:
         InputError: no two particles merged.
     """

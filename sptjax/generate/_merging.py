@@ -90,7 +90,12 @@ def exclusive(sets: Sequence[frozenset[int]], least: int) -> list[int]:
 
 
 def score_matrix(scores: Mapping[Pair, float], count: int) -> np.ndarray:
-    """Symmetric float32 ``[n, n]``: the score of every pair, NaN where there is none."""
+    """Symmetric float32 ``[n, n]``: the score of every pair, NaN where there is none.
+
+    Args:
+        scores: by pairs of indices.
+        count: of objects, n.
+    """
     table = np.full((count, count), np.nan, np.float32)
     for (a, b), score in scores.items():
         table[a, b] = table[b, a] = score

@@ -232,7 +232,11 @@ def bring_together(
 
 
 def symmetry_reference(together: Together) -> Generated:
-    """The average with the poses of the particles in it."""
+    """The average with the poses of the particles in it.
+
+    Args:
+        together: particles brought to their symmetry axes.
+    """
     used, poses, grown = together.used, together.poses, together.grown
     said = verdict(grown[0], grown[-1], len(grown) - 1) if len(grown) > 1 else ""
     return Generated(

@@ -93,6 +93,10 @@ _NAMES = tuple(field.name for field in dataclasses.fields(PoseTable))
 def write_pose_table(path: str | os.PathLike[str], table: PoseTable) -> None:
     """Write a table, atomically; the form follows from the end of the name (.json, .hdf).
 
+    Args:
+        path: of the file.
+        table: what to write.
+
     Raises:
         InputError: another ending.
     """
@@ -111,6 +115,9 @@ def write_pose_table(path: str | os.PathLike[str], table: PoseTable) -> None:
 
 def read_pose_table(path: str | os.PathLike[str]) -> PoseTable:
     """Read what :func:`write_pose_table` wrote.
+
+    Args:
+        path: of the file, .json or .hdf.
 
     Raises:
         InputError: the file is missing or damaged, or no such table.

@@ -35,6 +35,11 @@ def projections(volumes: np.ndarray, apix: float, names: Sequence[str] | None = 
 
     Grey runs from the least to the largest sum of a class; the rest is as in
     :func:`central_slices`.
+
+    Args:
+        volumes: ``[c, n, n, n]``.
+        apix: angstrom per voxel.
+        names: of the volumes.
     """
     return _panels(np.asarray(volumes), apix, names, _sums, _extremes)
 

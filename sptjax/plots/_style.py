@@ -23,6 +23,10 @@ _DASHES = ("-", "--", ":", "-.")
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure as PNG at 150 dots per inch; the file appears whole or not at all.
 
+    Args:
+        figure: to write.
+        path: of the file.
+
     Raises:
         InputError: the folder is missing or not writable.
     """

@@ -53,6 +53,9 @@ def radial_power(volume: Volume) -> Shells:
 
     ``F`` is the unnormalised transform. Friedel partners count. Unlike
     :func:`sptjax.fourier.shell_mean` the shells go on into the corners.
+
+    Args:
+        volume: ``[n, n, n]``.
     """
     box = volume.shape[-1]
     return _shell_sums(_power(volume), box) / jnp.asarray(_counts(box)[1])

@@ -155,6 +155,10 @@ def _text(where: pathlib.Path) -> str:
 def choose(path: str | os.PathLike[str], name: str | None = None) -> str:
     """The format to write: the one named, or that of the extension.
 
+    Args:
+        path: of the file.
+        name: of the format, if stated.
+
     Raises:
         InputError: an unknown name, or an extension that tells nothing.
     """

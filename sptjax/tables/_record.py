@@ -154,5 +154,9 @@ class ParticleTable:
 
 
 def names(values: Sequence[Any]) -> np.ndarray:
-    """A column of text."""
+    """A column of text.
+
+    Args:
+        values: one per row, of any type.
+    """
     return np.array([str(value) for value in values], object)

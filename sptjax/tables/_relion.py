@@ -121,6 +121,9 @@ def read(
 def read_extents(path: str | pathlib.Path) -> Extents:
     """Sizes of tomograms in angstrom from RELION's ``tomograms.star``.
 
+    Args:
+        path: of the file.
+
     Raises:
         InputError: the file does not hold names, sizes and pixel sizes.
     """
