@@ -37,8 +37,8 @@ class Calibration:
     """Result of a pilot."""
 
     references: np.ndarray  # [c, n, n, n], the transfer folded in
-    gain: np.ndarray  # transfer per shell
-    noise_share: np.ndarray  # part of the stack's power that is noise, per shell
+    gain: np.ndarray  # [s], transfer per shell
+    noise_share: np.ndarray  # [s], part of the stack's power that is noise, per shell
     expected_score: float
     count: int  # particles used
 

@@ -97,7 +97,7 @@ def align_band(
     Args:
         stack: the particles.
         sampling: wedge or weights.
-        indices: which of them.
+        indices: ``[n]``, which of them.
         rotation: ``[len(indices), 3, 3]``, particle to reference.
         shift: ``[len(indices), 3]``, voxels.
         kmax: last shell, Fourier pixels.

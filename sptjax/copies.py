@@ -37,7 +37,7 @@ class Copy:
     particles: Particles
     pipeline: Pipeline
     scale: float  # raw voxels per voxel of the copy
-    power: np.ndarray | None  # mean radial power of its particles, if asked for
+    power: np.ndarray | None  # [s], mean radial power of its particles, if asked for
     pilot: Particles | None = None  # a few of the stack, where the particles are a part of it
 
 
@@ -48,7 +48,7 @@ class Copies:
     coarse: Copy
     fine: Copy | None = None
     full: Copy | None = None
-    status: np.ndarray | None = None  # of all particles of the stack; those of the copies if None
+    status: np.ndarray | None = None  # [n], of the stack; those of the copies if None
     hosts: Hosts = ALONE
 
     @classmethod

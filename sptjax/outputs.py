@@ -7,14 +7,16 @@ and padded to the digits of their number, as EMAN2 does.
 import dataclasses
 import json
 import pathlib
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
 from . import io, plots, resolution, rotation, tables
-from ._types import Pose
+from ._types import Pose, Volume
 from .align import Found
 from .io._atomic import atomic_path
+from .particles import Stack
 from .state import CURVES, RefineState
 
 THRESHOLDS = (0.143, 0.5)
@@ -36,7 +38,7 @@ class OutputSettings:
     save_aligned: bool = False
     save_all_aligned: bool = False  # aligned particles of every round
     pose_tag: str = ""  # takes the place of the iteration in the names of pose files
-    rows: np.ndarray | None = None  # of the input file that the particles are; all in order if None
+    rows: np.ndarray | None = None  # [n], of the input file; all in order if None
     table: tables.ParticleTable | None = None  # what is known of the particles; None: no STAR file
     plots: bool = True
 
@@ -223,7 +225,9 @@ def _write_averages(state: RefineState, settings: OutputSettings, it: str) -> No
         append_image(folder / f"avgs_{name}.hdf", state.halves[0, half], state.round, apix, {})
 
 
-def append_image(path: pathlib.Path, volume, index: int, apix: float, header: dict) -> None:
+def append_image(
+    path: pathlib.Path, volume: np.ndarray | Volume, index: int, apix: float, header: dict
+) -> None:
     """Image ``index`` of a growing stack; what a resumed run left beyond it is dropped.
 
     Args:
@@ -364,7 +368,12 @@ def write_occupancy(counts: np.ndarray, changed: np.ndarray, settings: OutputSet
 
 
 def write_aligned(
-    state: RefineState, stack, settings: OutputSettings, transform, *, every_round: bool
+    state: RefineState,
+    stack: Stack,
+    settings: OutputSettings,
+    transform: Callable[[Volume, Pose], Volume],
+    *,
+    every_round: bool,
 ) -> None:
     """Rotated raw particles of every class (or half), rejected ones included.
 

@@ -49,11 +49,11 @@ class Stack(Protocol):
 class Sampling:
     """Which part of Fourier space particles have seen, and how well.
 
-    ``shared`` is one centred grid ``[z, y, x]`` for all; otherwise ``stack`` holds one grid per
+    ``shared`` is one centred grid for all; otherwise ``stack`` holds one grid per
     particle. ``premultiplied`` particles are already multiplied by it.
     """
 
-    shared: np.ndarray | None
+    shared: np.ndarray | None  # [z, y, x]
     stack: Stack | None = None
     premultiplied: bool = False
 
@@ -78,12 +78,12 @@ class Particles:
 
     coefficients: Rows
     sampling: Rows
-    mean_sampling: np.ndarray
-    noise: np.ndarray
-    status: np.ndarray
-    vectors: np.ndarray
+    mean_sampling: np.ndarray  # [K]
+    noise: np.ndarray  # [K]
+    status: np.ndarray  # [n]
+    vectors: np.ndarray  # [K, 3], (kx, ky, kz) in Fourier pixels
     box: int
-    gain: np.ndarray | None = None
+    gain: np.ndarray | None = None  # [K]
     first: int = 0
     stack_size: int | None = None  # particles of all processes; the same if None
 

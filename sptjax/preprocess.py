@@ -166,7 +166,7 @@ def mean_power(stack: Stack, indices: np.ndarray, batch: int = 16) -> Float[Arra
 
     Args:
         stack: particles, as the references are compared with.
-        indices: which; those that are constant or not finite are left out.
+        indices: ``[n]``, which; those that are constant or not finite are left out.
         batch: volumes in memory at a time.
 
     Raises:

@@ -21,7 +21,7 @@ class ReferenceSettings:
 
     preprocess: bool = False  # like the particles; from the second round on in any case
     match: bool = False  # give them the radial power of the particles
-    mask: np.ndarray | None = None  # multiplied in, box of the raw particles
+    mask: np.ndarray | None = None  # [z, y, x], multiplied in, box of the raw particles
     automask: bool = False  # mask averages before they serve as references
 
 
@@ -42,7 +42,7 @@ def views(
         settings: of the references.
         apix: voxel size of the raw particles, angstrom.
         own_averages: the references are averages of the particles, not given from outside.
-        noise_share: part of the coarse copy's power that is noise, per shell.
+        noise_share: ``[s]``, part of the coarse copy's power that is noise, per shell.
     """
     maps = jnp.asarray(references, jnp.float32)
     if settings.automask and own_averages:

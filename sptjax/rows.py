@@ -37,7 +37,7 @@ class Rows(Protocol):
 class MemoryRows:
     """Rows of an array ``[n, K]``."""
 
-    array: np.ndarray
+    array: np.ndarray  # [n, K]
 
     def __len__(self) -> int:
         return len(self.array)

@@ -103,7 +103,7 @@ def tilt_axis_weights(x: np.ndarray, axis: float, least: float) -> np.ndarray:
     """Weight by distance from the tilt axis (EMAN2 ``--weighbytiltaxis=axis,least``).
 
     Args:
-        x: position of every particle in the tomogram, voxels.
+        x: ``[n]``, position of every particle in the tomogram, voxels.
         axis: position of the tilt axis; the tomogram reaches from 0 to ``2 axis``.
         least: weight at its edges; the weight on the axis is 1.
     """

@@ -43,8 +43,8 @@ def adjusted_rand(a: np.ndarray, b: np.ndarray) -> float:
     """Adjusted Rand index of two partitions; 1 also where both are a single class.
 
     Args:
-        a: class of every particle; negative: left out.
-        b: likewise.
+        a: ``[n]``, class of every particle; negative: left out.
+        b: ``[n]``, likewise.
 
     Raises:
         InputError: the two differ in length.

@@ -58,7 +58,7 @@ def ctf_1d(freq: np.ndarray, geometry: TiltSeries) -> np.ndarray:
     defocus in the geometry the function is -1 everywhere, so that a phase flip restores the map.
 
     Args:
-        freq: spatial frequencies, 1/angstrom.
+        freq: spatial frequencies ``[...]``, 1/angstrom.
         geometry: voltage, defocus, aberration, amplitude contrast.
     """
     freq = np.asarray(freq, np.float64)

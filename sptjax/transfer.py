@@ -104,6 +104,6 @@ def apply_transfer(references: Float[Array, "c z y x"] | np.ndarray, gain: np.nd
 
     Args:
         references: maps.
-        gain: one factor per shell.
+        gain: ``[s]``, one factor per shell.
     """
     return fourier.radial_filter(jnp.asarray(references), jnp.asarray(gain, jnp.float32))

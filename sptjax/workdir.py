@@ -74,7 +74,7 @@ class RoundState:
 
     Attributes:
         index: of the round.
-        arrays: as given to :func:`save_round`, bit for bit.
+        arrays: as given to :func:`save_round`, ``[...]``, bit for bit.
         meta: as given to :func:`save_round`, through JSON.
         skipped: names of newer state files that are damaged.
     """
@@ -245,7 +245,7 @@ def save_round(
     Args:
         folder: of the run.
         round_index: from 0 on.
-        arrays: by name.
+        arrays: by name, of any shape ``[...]``.
         meta: what JSON can hold.
 
     Raises:

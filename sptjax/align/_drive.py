@@ -61,7 +61,7 @@ def over_particles(
 
     Args:
         view: particles and references.
-        indices: which particles.
+        indices: ``[n]``, which particles.
         symmetries: of every reference, raw voxels.
         settings: of the alignment.
         work: makes the function of a batch, and the plan from which its memory follows.

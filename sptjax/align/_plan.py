@@ -96,7 +96,7 @@ def information(reference_power: np.ndarray, weight: np.ndarray, kmax: int) -> n
     """Expected squared score per shell 0 ... kmax (the scale of the reference left open).
 
     Args:
-        reference_power: mean ``|F|^2`` per shell, at least ``kmax + 1`` long.
+        reference_power: ``[s]``, mean ``|F|^2`` per shell, at least ``kmax + 1`` long.
         weight: mean squared observation weight on the half ball of ``kmax``, ``[K]``.
         kmax: last shell.
     """
@@ -149,8 +149,8 @@ def plan_search(
     """Choose bands and grids from the spectral information and the expected score.
 
     Args:
-        info: result of :func:`information`; only its shape matters, its sum is taken to be the
-            square of ``expected_score``.
+        info: ``[s]``, result of :func:`information`; only how it falls matters, its sum is taken
+            to be the square of ``expected_score``.
         box: edge of the particle box.
         radius_vox: particle radius.
         max_shift_vox: half width of the allowed cube of shifts, or of a box along x, y and z.

@@ -102,7 +102,7 @@ def align_views(
         coarse: what the global search sees.
         fine: what the fine aligner sees; the coarse view if None.
         full: the raw sampling, for ``tweak``.
-        indices: which particles to align.
+        indices: ``[n]``, which particles to align.
         symmetries: of every reference, in raw voxels.
         settings: aligners and comparators.
         expected_score: of a particle at its right pose (see :func:`plan_search`).

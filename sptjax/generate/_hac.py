@@ -43,13 +43,13 @@ class Node:
     Attributes:
         number: of the object; particles first, in their order.
         name: ``raw0003`` or ``avg0001``.
-        members: particles in it, as places in ``Dendrogram.indices``.
+        members: ``[m]``, particles in it, as places in ``Dendrogram.indices``.
         rotation: of every member, particle to object, ``[m, 3, 3]``.
         shift: ``[m, 3]``, raw voxels.
         parents: the two objects that it was made of, fixed and moving; None for a particle.
         round: that made it; -1 for a particle.
         score: of the pair that made it.
-        map: of an average.
+        map: of an average, ``[z, y, x]``.
     """
 
     number: int
@@ -74,7 +74,7 @@ class Round:
     Attributes:
         living: numbers of the objects at its start.
         pairs: (fixed, moving) of all living pairs, from the best score to the worst.
-        score: of those pairs.
+        score: ``[p]``, of those pairs.
         poses: ``[p, 3, 4]``, moving to fixed, raw voxels.
         made: numbers of the averages.
     """
@@ -90,7 +90,7 @@ class Round:
 class Dendrogram:
     """The whole classification."""
 
-    indices: np.ndarray  # of the particles in the stack
+    indices: np.ndarray  # [n], of the particles in the stack
     nodes: tuple[Node, ...]
     rounds: tuple[Round, ...]
     stopped: str  # why
@@ -115,7 +115,7 @@ def classify_ascending(
 
     Args:
         material: of the particles.
-        rows: which particles.
+        rows: ``[n]``, which particles.
         settings: of the classification.
         start: poses ``([n, 3, 3], [n, 3])`` of the whole stack, known beforehand.
         progress: wraps iterations over batches.

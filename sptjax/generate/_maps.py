@@ -24,10 +24,10 @@ class Generated:
 
     Attributes:
         map: ``[n, n, n]``, raw sampling, unfiltered.
-        indices: the particles in it, as numbered in the stack.
+        indices: ``[n]``, the particles in it, as numbered in the stack.
         rotation: of each, particle to map, ``[m, 3, 3]``.
         shift: ``[m, 3]``, raw voxels.
-        score: of each; what it means is the generator's.
+        score: ``[n]``, of each; what it means is the generator's.
         note: one line about how it went.
     """
 

@@ -59,10 +59,10 @@ class OnAxes:
     """Particles on the axes of their symmetry.
 
     Attributes:
-        indices: in the stack.
+        indices: ``[n]``, in the stack.
         rotation: particle to symmetric frame, ``[n, 3, 3]``.
         shift: ``[n, 3]``, raw voxels.
-        score: correlation of the symmetrised with the moved particle, 0 to 1.
+        score: ``[n]``, correlation of the symmetrised with the moved particle, 0 to 1.
     """
 
     indices: np.ndarray
@@ -77,8 +77,8 @@ class Together:
 
     Attributes:
         poses: as :class:`OnAxes`; the score is the evidence against the average, in sigma.
-        used: of every particle, whether it is in the average.
-        map: the average.
+        used: ``[n]``, of every particle, whether it is in the average.
+        map: the average ``[z, y, x]``.
         rounds: indices of the particles kept in every round.
         grown: mean evidence of 1, 2, 4 ... particles against the average of those before them.
     """
@@ -101,7 +101,7 @@ def put_on_axes(
 
     Args:
         material: of the particles.
-        rows: which particles.
+        rows: ``[n]``, which particles.
         settings: the symmetry and how to search.
         progress: wraps the iteration over batches.
     """
@@ -172,8 +172,8 @@ def bring_together(
         material: of the particles.
         found: particles on their axes.
         settings: of averaging and selection.
-        reference: a map on the axes, raw sampling, solvent at zero, with which particles are
-            compared in place of their average.
+        reference: a map ``[z, y, x]`` on the axes, raw sampling, solvent at zero, with which
+            particles are compared in place of their average.
         progress: wraps iterations over batches.
     """
     symmetry, count = settings.symmetry, len(found.indices)

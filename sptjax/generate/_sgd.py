@@ -69,8 +69,8 @@ class Descent:
         runs: the maps of every seed; those of the best run in their own frame, of several maps
             or symmetric ones all of them.
         best: the run of the highest mean score.
-        score: mean score of all particles in every run, standard deviations.
-        agreement: of every run with the best one: for one map the share of the particles whose
+        score: ``[runs]``, mean score of all particles in every run, standard deviations.
+        agreement: ``[runs]``, with the best run: for one map the share of the particles whose
             rotations are within 15 degrees, for several the adjusted Rand index of the classes.
         fsc: of one map, ``[seeds, n // 2 + 1]``: particles of even number in the best run against
             those of odd number in every run, which have no noise in common.
@@ -105,7 +105,7 @@ def generate_sgd(
 
     Args:
         material: of the particles.
-        rows: particles.
+        rows: ``[n]``, which particles.
         settings: of the descent.
         progress: wraps iterations over steps.
 

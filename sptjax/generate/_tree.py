@@ -40,7 +40,7 @@ class Level:
         node: of every particle of the tree, ``[n]``.
         rotation: particle to node, ``[n, 3, 3]``.
         shift: ``[n, 3]``, raw voxels.
-        score: of the pair that made each node.
+        score: ``[nodes]``, of the pair that made each node.
         maps: of the nodes if they were needed, ``[nodes, n, n, n]``.
     """
 
@@ -60,7 +60,7 @@ class Level:
 class Tree:
     """A finished tree: its particles in order, and its levels from the particles up."""
 
-    indices: np.ndarray
+    indices: np.ndarray  # [n], of the particles in the stack
     levels: tuple[Level, ...]
 
 
@@ -82,7 +82,7 @@ def binary_tree(
 
     Args:
         material: of the particles.
-        rows: which, in the order of the tree.
+        rows: ``[n]``, which, in the order of the tree.
         settings: of the tree.
         keep_maps: build the maps of every level, not of the last alone.
         start: poses ``([n, 3, 3], [n, 3])`` of the whole stack, known beforehand.

@@ -81,7 +81,7 @@ def is_transform(value: Any) -> bool:
 
 
 def transform_to_json(matrix: np.ndarray) -> dict[str, str]:
-    """A 3×4 matrix as EMAN2's JSON object, 9 significant digits (exact for float32)."""
+    """EMAN2's JSON object of a ``matrix`` ``[3, 4]``: 9 significant digits (exact for float32)."""
     numbers = np.asarray(matrix, np.float64).reshape(12)
     return {"__class__": "Transform", "matrix": "[" + ",".join(f"{x:.9g}" for x in numbers) + "]"}
 
@@ -143,7 +143,7 @@ def write_alignments(
         matrices: ``[n, 3, 4]``, rotation and shift (voxels), particle to reference:
             EMAN2's ``xform.align3d``.
         scores: ``[n]``, stored as they are. EMAN2 takes smaller as better.
-        extra: More columns of length `n` (class, weight, …) for ``<stem>_ext.json``,
+        extra: More columns ``[n]`` (class, weight, …) for ``<stem>_ext.json``,
             since EMAN2 allows nothing else in the file itself.
 
     Raises:

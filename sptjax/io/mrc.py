@@ -339,7 +339,7 @@ def write_mrc_parts(
     Args:
         path: The file to create or replace.
         shape: ``[z, y, x]``, ``[y, x]`` or ``[n, z, y, x]``.
-        parts: Where a part lies and its values; together they cover the shape.
+        parts: Where a part lies and its values ``[z, y, x]``; together they cover the shape.
         apix: Voxel size in angstrom.
         header: As in :func:`write_mrc`.
         images: ``z`` counts images, not sections of a volume.

@@ -22,7 +22,7 @@ def compression(
         bits: kept of every value.
         ratio: how many times smaller than 32-bit floats, per number of bits.
         errors_sigma: name -> error in standard deviations of the image, likewise.
-        fsc: correlation with the original in equal shells up to half a cycle per voxel.
+        fsc: ``[s]``, correlation with the original in equal shells up to half a cycle per voxel.
         chosen: bits of the file, which are marked if they are among `bits`.
     """
     figure = empty_figure(10.5, 3.9)

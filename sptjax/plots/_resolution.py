@@ -26,8 +26,8 @@ def fsc_curves(
     """Fourier shell correlation against spatial frequency, with the 0.143 and 0.5 lines.
 
     Args:
-        freq: shell frequencies in 1/angstrom, rising.
-        curves: name -> FSC per shell.
+        freq: ``[s]``, shell frequencies in 1/angstrom, rising.
+        curves: name -> FSC ``[s]`` per shell.
         resolutions: name -> resolution in angstrom, written into the legend and marked on the
             curve of that name; None or infinity where the curve never crosses.
 

@@ -84,7 +84,7 @@ def pose_table(
 
     Args:
         view: particles and references of the last stage of the alignment.
-        rows: which particles.
+        rows: ``[n]``, which particles.
         found: their best poses ``[n, c]``, raw voxels; a search has ``peaks``, others to consider,
             and all of them climb a little further.
         symmetries: of every reference, raw voxels.
