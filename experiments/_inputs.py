@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from sptjax import io, resolution, tables, wedge
+from sptjax import io, resolution, soft_wedge, tables, wedge
 from sptjax._errors import InputError
 from sptjax.align import Found
 from sptjax.particles import Sampling
@@ -33,8 +33,8 @@ def define_particles() -> None:
     f.DEFINE_string(
         "wedge",
         "auto",
-        "what the particles have seen of Fourier space: auto, none, MIN,MAX[,AXIS] in degrees, or"
-        " a file of weights",
+        "what the particles have seen of Fourier space: auto, fit (auto with soft edges), none,"
+        " MIN,MAX[,AXIS] in degrees, or a file of weights",
     )
     f.DEFINE_bool(
         "premultiplied",
@@ -129,7 +129,7 @@ def find_sampling(text: str, premultiplied: bool, particles: Particles, say: Say
     """What ``--wedge`` and ``--premultiplied`` say about the particles."""
     stack, box = particles.stack, particles.stack.box
     path = pathlib.Path(text)
-    if text != "auto" and path.suffix and not re.fullmatch(r"[-+.\d,xyz]+", text):
+    if path.suffix and not re.fullmatch(r"[-+.\d,xyz]+", text):
         weights = io.open_stack(text)
         if weights.box != box:
             raise InputError(f"--wedge: {text} has box {weights.box}, the particles {box}")
@@ -142,24 +142,34 @@ def find_sampling(text: str, premultiplied: bool, particles: Particles, say: Say
         return Sampling(None, weights.select(particles.rows), premultiplied)
     if premultiplied:
         raise InputError("--premultiplied: --wedge must name the file of sums of CTF squared")
-    if text == "auto":
-        found = _estimate(stack)
-        if found is None:
-            say("--wedge=auto: no missing wedge found, all of Fourier space counts as sampled")
-        else:
-            say(f"--wedge=auto: {found.describe()}")
+    return Sampling(_region(text, stack, say), None, False)
+
+
+def _region(text: str, stack: io.Stack, say: Say) -> np.ndarray:
+    """One grid for all particles: found in their power, or stated."""
+    if text == "fit":
+        fitted = soft_wedge.fit_wedge(_mean_power(stack))
+        found = None if fitted is None else fitted.wedge
+        words = None if fitted is None else fitted.describe()
     else:
-        found = wedge.parse(text)
-    grid = np.ones((box,) * 3, np.float32) if found is None else wedge.region(box, found)
-    return Sampling(grid, None, False)
+        found = wedge.estimate(_mean_power(stack)).wedge if text == "auto" else wedge.parse(text)
+        words = None if found is None else found.describe()
+    if text in ("auto", "fit"):
+        nothing = "no missing wedge found, all of Fourier space counts as sampled"
+        say(f"--wedge={text}: {words or nothing}")
+    if found is None:
+        return np.ones((stack.box,) * 3, np.float32)
+    soft = isinstance(found, soft_wedge.SoftWedge)
+    return soft_wedge.region(stack.box, found) if soft else wedge.region(stack.box, found)
 
 
-def _estimate(stack: io.Stack) -> wedge.Wedge | None:
+def _mean_power(stack: io.Stack) -> np.ndarray:
+    """Of particles spread over the stack, centred."""
     rows = np.unique(np.linspace(0, len(stack) - 1, min(_MOST_FOR_WEDGE, len(stack))).astype(int))
     total = wedge.accumulate_power(None, stack.read(rows[:32]))
     for first in range(32, len(rows), 32):
         total = wedge.accumulate_power(total, stack.read(rows[first : first + 32]))
-    return wedge.estimate(wedge.to_centred(total, stack.box)).wedge
+    return wedge.to_centred(total, stack.box)
 
 
 def read_classes(values: Mapping[str, Any], particles: Particles) -> io.ClassMatrix:

@@ -21,7 +21,7 @@ _NARROWEST_RANGE = 30.0  # degrees
 _NARROWEST_WEDGE = 6.0
 _FORMS = ("sharp", "cut", "tapered")
 _SHARP_VOX = 0.25  # width of a sharp edge, so that the fit varies smoothly
-_LOWEST, _HIGHEST = 0.125, 0.45  # cycles per voxel: from the tilt axis, from the origin
+LOWEST, HIGHEST = 0.125, 0.45  # cycles per voxel: from the tilt axis, from the origin
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Fit:
     contrast: float = 0.0  # 1 - power in the wedge / power outside, 0 to 1
 
 
-def _plane(box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def plane(box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ring number, distance from the axis and angle modulo 180 degrees across the tilt axis."""
     k = np.arange(box) - box // 2
     radius = np.hypot(k[:, None], k[None, :])
@@ -57,22 +57,22 @@ def _plane(box: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.rint(radius).astype(int), radius, (angle + np.pi / 2) % np.pi - np.pi / 2
 
 
-def _layers(view: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def layers(view: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Every height along the axis: power above plus below, and where it is used."""
     box = len(view)
-    _, radius, _ = _plane(box)
-    for height in range(int(_HIGHEST * box) + 1):
+    _, radius, _ = plane(box)
+    for height in range(int(HIGHEST * box) + 1):
         layer = view[:, box // 2 + height] + view[:, box // 2 - height]
-        near = np.hypot(radius, height) <= _HIGHEST * box
-        yield height, layer, near & (radius >= _LOWEST * box)
+        near = np.hypot(radius, height) <= HIGHEST * box
+        yield height, layer, near & (radius >= LOWEST * box)
 
 
 def normalised(view: np.ndarray) -> Points:
     """Power relative to its rings, averaged along the tilt axis."""
     box = len(view)
-    ring, radius, angle = _plane(box)
+    ring, radius, angle = plane(box)
     total, count = np.zeros((2, box, box))
-    for _, layer, used in _layers(view):
+    for _, layer, used in layers(view):
         rings = ring[used]
         mean = np.bincount(rings, layer[used]) / np.maximum(np.bincount(rings), 1)
         used[used] = mean[rings] > 0
@@ -146,15 +146,15 @@ def misfit(view: np.ndarray, fit: Fit) -> float:
     it is taken where both are far away, and the floor is a share of the spherical mean.
     """
     box = len(view)
-    ring, radius, angle = _plane(box)
+    ring, radius, angle = plane(box)
     level = 1 - fit.contrast * (1 - sampled(radius, angle, fit))
     kz = np.broadcast_to(np.arange(box)[:, None] - box // 2, (box, box))
     parts = []
-    for height, layer, used in _layers(view):
+    for height, layer, used in layers(view):
         rings = ring[used]
         scale = np.bincount(rings, layer[used]) / np.maximum(np.bincount(rings, level[used]), 1e-30)
         shell = np.rint(np.hypot(radius[used], height)).astype(int)
-        far = (np.hypot(kz, height) >= _LOWEST * box)[used]
+        far = (np.hypot(kz, height) >= LOWEST * box)[used]
         parts.append((shell, layer[used], scale[rings] * level[used], far))
     shell, power, model, far = (np.concatenate(p) for p in zip(*parts))
     mean = np.bincount(shell, power) / np.maximum(np.bincount(shell), 1)

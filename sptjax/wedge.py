@@ -105,10 +105,22 @@ def region(box: int, wedge: Wedge, soft_vox: float = 0.0) -> np.ndarray:
     if soft_vox < 0:
         raise InputError(f"soft edge of the wedge: {soft_vox:g} voxels is negative")
     k = np.arange(box) - box // 2
-    plane = _sampled_plane(k[None, :], k[:, None], wedge, soft_vox)
+    return along_axis(_sampled_plane(k[None, :], k[:, None], wedge, soft_vox), wedge.axis)
+
+
+def along_axis(plane: np.ndarray, axis: str) -> np.ndarray:
+    """Grid of Fourier space from its weights across the tilt axis.
+
+    Args:
+        plane: weights at (kz, kx or ky), ``[n, n]``, centred.
+        axis: the tilt axis, ``y`` or ``x``, along which they are the same.
+
+    Returns:
+        float32 ``[n, n, n]``, centred; Friedel mates are equal, the smaller of two weights counts.
+    """
+    box = len(plane)
     plane = np.minimum(plane, _mates(plane)).astype(np.float32)
-    along = plane[:, None, :] if wedge.axis == "y" else plane[:, :, None]
-    return np.broadcast_to(along, (box,) * 3).copy()
+    return np.broadcast_to(np.expand_dims(plane, 1 if axis == "y" else 2), (box,) * 3).copy()
 
 
 def _sampled_plane(across: np.ndarray, kz: np.ndarray, wedge: Wedge, soft_vox: float) -> np.ndarray:
