@@ -238,6 +238,11 @@ def _define_averaging() -> None:
         "average what scores no worse than --keep standard deviations below the mean",
     )
     f.DEFINE_bool("weighbyscore", False, "weight particles by score over best score")
+    f.DEFINE_bool(
+        "weighbyscale",
+        False,
+        "weigh particles, frequency by frequency, by their scale and B-factor, fitted every round",
+    )
     f.DEFINE_string(
         "weighbytiltaxis",
         "",

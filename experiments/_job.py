@@ -248,6 +248,7 @@ def _refine_settings(
         class_mask=class_mask,
         soft=values["soft"],
         modes=_uncertainty.modes(values, alignment, apix),
+        by_scale=values["weighbyscale"],
     )
 
 

@@ -156,6 +156,8 @@ def averaging(values: Values) -> Averaging:
     )
     if averager is None:
         raise InputError("--averager: an averager is needed")
+    if values["weighbyscale"] and not isinstance(averager, MeanTomo):
+        raise InputError("--weighbyscale: frequencies are weighed by --averager=mean.tomo alone")
     before = [processor(values, name) for name in ("preavgproc1", "preavgproc2")]
     for name, step in zip(("preavgproc1", "preavgproc2"), before):
         if step is not None and (step.output_box(64) != 64 or step.host):

@@ -3,9 +3,11 @@
 For the particles ``i`` of a group, with pose ``(R_i, t_i)``, weight ``w_i`` and known sampling
 ``W_i`` (wedge, CTF squared, dose), and for every frequency ``q`` inside the Nyquist sphere,
 
-    numerator(q) = sum_i w_i F_i(R_i^T q) exp(-2 pi i q.t_i / n)
-    weight(q)    = sum_i w_i W_i(R_i^T q)
+    numerator(q) = sum_i w_i g_i(|q|) F_i(R_i^T q) exp(-2 pi i q.t_i / n)
+    weight(q)    = sum_i w_i g_i(|q|)^2 W_i(R_i^T q)
     average(q)   = numerator(q) / weight(q)
+
+with ``g_i = 1`` unless the amplitude of the signal is known to differ between particles.
 
 ``F_i`` is the transform of the particle **as given**: a particle whose missing frequencies are
 zero, or which was multiplied by its weight. A group is a class, a half set or both. Partial
@@ -71,6 +73,7 @@ def add(
     groups: Int[Array, " n"],
     weights: Float[Array, " n"] | None = None,
     sampling: Float[Array, "z y x"] | Volumes | None = None,
+    gain: Float[Array, "n s"] | None = None,
     order: int = 2,
 ) -> FourierSums:
     """Add posed particles to the sums of their groups, one after the other.
@@ -86,10 +89,11 @@ def add(
             no cost and whatever its voxels are (padding of a ragged batch, NaN).
         sampling: ``W_i`` on a centred Fourier grid (zero frequency at voxel ``n // 2``), one
             for all ``[z, y, x]`` or one per particle ``[n, z, y, x]``; default 1 everywhere.
+        gain: ``g_i`` at the shells 0 ... ``n // 2``, linear between them; default 1.
         order: B-spline order of the interpolation, 1 to 3.
 
     Raises:
-        InputError: the boxes of particles, sampling and sums differ.
+        InputError: the boxes of particles, sampling, gain and sums differ.
     """
     box = sums.numerator.shape[1]
     number = particles.shape[0]
@@ -101,25 +105,35 @@ def add(
         raise InputError(
             f"Sampling of shape {sampling.shape} fits neither one nor {number} grids of box {box}."
         )
+    if gain is not None and gain.shape != (number, box // 2 + 1):
+        raise InputError(f"Gain of shape {gain.shape} fits no {number} particles of box {box}.")
     if weights is None:
         weights = jnp.ones(number, jnp.float32)
-    return _add(sums, particles, poses, groups, weights, sampling, _inside_nyquist(box), order)
+    inside = _inside_nyquist(box)
+    return _add(sums, particles, poses, groups, weights, sampling, gain, inside, order)
 
 
 @partial(jax.jit, static_argnames="order")
-def _add(sums, particles, poses, groups, weights, sampling, inside, order: int) -> FourierSums:
+def _add(
+    sums, particles, poses, groups, weights, sampling, gain, inside, order: int
+) -> FourierSums:
     box = particles.shape[-1]
     number = sums.count.shape[0]
     points = _frequencies(inside, box)
     shared = sampling if sampling is not None and sampling.ndim == 3 else None
     own = sampling if sampling is not None and sampling.ndim == 4 else None
     used = (weights != 0) & (groups >= 0) & (groups < number)
+    radius = jnp.sqrt(sum(p * p for p in points))
+    shells = jnp.arange(box // 2 + 1, dtype=jnp.float32)
 
-    def contribution(particle, pose, weight, grid):
+    def contribution(particle, pose, weight, grid, amplitude):
         value, part = _posed(particle, pose, shared if grid is None else grid, points, order)
+        if amplitude is not None:
+            known = jnp.interp(radius, shells, amplitude)
+            value, part = value * known.astype(value.dtype), part * known * known
         return value * weight.astype(value.dtype), weight * part
 
-    def nothing(particle, pose, weight, grid):
+    def nothing(particle, pose, weight, grid, amplitude):
         zero = jnp.zeros_like(points[0])
         return lax.complex(zero, zero), zero
 
@@ -129,7 +143,7 @@ def _add(sums, particles, poses, groups, weights, sampling, inside, order: int) 
         return tuple(c.at[group].add(p) for c, p in zip(carry, parts)), None
 
     carry = tuple(x.reshape(number, -1)[:, inside] for x in (sums.numerator, sums.weight))
-    items = (particles, poses, weights, own, jnp.where(used, groups, 0), used)
+    items = (particles, poses, weights, own, gain, jnp.where(used, groups, 0), used)
     (numerator, weight), _ = lax.scan(step, carry, items)
     count = sums.count.at[jnp.where(used, groups, number)].add(1, mode="drop")
     return FourierSums(

@@ -49,6 +49,7 @@ class Assigned:
     shift: np.ndarray  # [n, 3]
     classes: np.ndarray  # [n]
     weight: np.ndarray  # [n]
+    gain: np.ndarray | None = None  # [n, s], amplitude of the signal per shell; for Fourier sums
 
 
 class Averages(Protocol):
@@ -250,7 +251,8 @@ def _fourier_sums(box, sampling, assigned, n_classes, settings, apix, batches):
             pose = Pose(jnp.broadcast_to(jnp.eye(3), pose.rotation.shape), 0 * pose.shift)
         known = grids if settings.averager.by_known_sampling else None
         weight = jnp.asarray(assigned.weight[rows])
-        sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, known)
+        gain = None if assigned.gain is None else jnp.asarray(assigned.gain[rows])
+        sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, known, gain)
     close()
     total = done.pop()[1]
     while done:

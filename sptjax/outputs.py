@@ -129,6 +129,8 @@ def _write_poses(state: RefineState, settings: OutputSettings, it: str) -> None:
         "half": np.arange(len(state.classes)) % 2,
         "margin": margin,
     }
+    if state.strength is not None:
+        extra |= {"scale": state.strength[:, 0], "b_factor": state.strength[:, 1]}
     if settings.program == "classaverage":
         path = folder / f"sptali_ir_{it}.json"
         io.write_alignments(path, _matrices(state, 0), -state.score[:, 0], extra)

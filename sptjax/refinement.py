@@ -6,13 +6,13 @@ reference per class and serve for an FSC curve only (label it so: it is optimist
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import classify, fourier, pca, resolution, uncertainty
+from . import classify, fourier, particle_weights, pca, resolution, uncertainty
 from .align import AlignmentSettings, Found, View, align_views
 from .averaging import Assigned, Averages, Averaging, average_classes
 from .centring import Autocentre, centre_shift
@@ -25,6 +25,7 @@ from .references import ReferenceSettings, views
 from .selection import Selection, assign, select
 from .state import RefineState
 from .symmetry import Symmetry
+from .transfer import Regression
 
 Progress = Callable[[Iterable, str], Iterable]
 
@@ -52,6 +53,7 @@ class RefineSettings:
     iterations: int | None = None  # rounds that are planned
     soft: bool = False  # average particles in all their modes by probability; needs modes
     modes: int = 0  # poses of a particle whose uncertainty is measured; 0: none
+    by_scale: bool = False  # average by scale and B-factor of the particles
     read: int = 16  # raw particles in memory at a time; results do not depend on it
 
 
@@ -95,9 +97,11 @@ def refine_round(
         classes[usable] = split.classes
         told_apart = _may_part(split, state, found, settings)
     classes, reseeded = _reseed_empty(classes, found.score)
+    strengths = _strengths(state, found, classes, copies, settings) if settings.by_scale else None
     after = _average(
-        state, found, classes, stack, sampling, settings, progress, told_apart, copies.hosts, modes
-    )
+        state, found, classes, stack, sampling, settings, progress, told_apart, copies.hosts, modes,
+        strengths,
+    )  # fmt: skip
     return dataclasses.replace(after, reseeded=reseeded, peaks=found.peaks)
 
 
@@ -140,20 +144,7 @@ def _align(
     key = jax.random.fold_in(jax.random.key(settings.seed), state.round + 1)
     gain = _fsc_filter(state) if settings.filter_by_fsc else None
     peaks, tables = [], []
-    for half, references in enumerate(state.references):
-        rows = copies.coarse.particles.usable
-        if len(state.references) == 2:
-            rows = rows[rows % 2 == half]
-        if not len(rows):
-            continue
-        seen = views(
-            references,
-            copies,
-            settings.references,
-            settings.apix,
-            own_averages=state.round >= 0,
-            noise_share=state.noise_share,
-        )
+    for half, rows, seen in _by_half(state, copies, settings):
         coarse, fine, full = (v if v is None else _filtered(v, gain) for v in seen)
         assert coarse is not None
         begin = Found(state.rotation[rows], state.shift[rows], state.score[rows])
@@ -189,6 +180,49 @@ def _align(
         found.peaks = _joined([(r, p) for r, p in peaks if p is not None], len(found.score))
     modes = _whole_table(tables, len(found.score), copies.hosts) if tables else None
     return _gathered(found, copies.hosts), modes
+
+
+def _by_half(
+    state: RefineState, copies: Copies, settings: RefineSettings
+) -> Iterator[tuple[int, np.ndarray, tuple[View, View | None, View | None]]]:
+    """Number, particles and views of every half that has references of its own."""
+    for half, references in enumerate(state.references):
+        rows = copies.coarse.particles.usable
+        if len(state.references) == 2:
+            rows = rows[rows % 2 == half]
+        if not len(rows):
+            continue
+        seen = views(
+            references,
+            copies,
+            settings.references,
+            settings.apix,
+            own_averages=state.round >= 0,
+            noise_share=state.noise_share,
+        )
+        yield half, rows, seen
+
+
+def _strengths(
+    state: RefineState,
+    found: Found,
+    classes: np.ndarray,
+    copies: Copies,
+    settings: RefineSettings,
+) -> particle_weights.Strengths:
+    """Scale and B-factor of all particles, against the references they were aligned to."""
+    parts, box, scale = [], 0, 1.0
+    for _, rows, seen in _by_half(state, copies, settings):
+        view = _last(*seen, settings.alignment)
+        box, scale, own = view.particles.box, view.scale, classes[rows]
+        pose = found.rotation[rows, own], found.shift[rows, own]
+        parts.append((rows, particle_weights.regress_view(view, rows, *pose, own)))
+    sums = [np.zeros((len(classes), box // 2 + 1), np.float32) for _ in range(3)]
+    for rows, part in parts:
+        for whole, values in zip(sums, jax.tree.leaves(part)):
+            whole[rows] = values
+    joined = (jnp.asarray(copies.hosts.joined(x)) for x in sums)
+    return particle_weights.fit_strengths(Regression(*joined), box, settings.apix * scale)
 
 
 def _last(coarse: View, fine: View | None, full: View | None, settings: AlignmentSettings) -> View:
@@ -399,6 +433,7 @@ def _average(
     told_apart: bool,
     hosts: Hosts,
     modes: PoseTable | None = None,
+    strengths: particle_weights.Strengths | None = None,
 ) -> RefineState:
     """Average the classes, centre and measure them, make the next references."""
     n_classes, n = found.score.shape[1], len(classes)
@@ -417,6 +452,9 @@ def _average(
     else:
         pose = found.rotation[rows, own[rows]], found.shift[rows, own[rows]]
         assigned = Assigned(rows, *pose, classes[rows], weight[rows])
+    if strengths is not None:
+        gain = strengths.gain(stack.box, settings.apix)[assigned.indices]
+        assigned = dataclasses.replace(assigned, gain=gain)
     averages = average_classes(
         stack,
         sampling,
@@ -465,6 +503,7 @@ def _average(
         fsc=measured.fsc,
         told_apart=told_apart,
         modes=modes,
+        strength=None if strengths is None else strengths.table,
         odd_to_even=state.odd_to_even if measured.odd_to_even is None else measured.odd_to_even,
     )
 

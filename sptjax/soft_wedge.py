@@ -124,13 +124,15 @@ def measured(mean_power: np.ndarray, around: Wedge) -> Power:
     across, beam, size, ring, power, count = (np.concatenate(p) for p in zip(*parts))
     _, ring = np.unique(ring, return_inverse=True)
     place = (size - _wedge_fit.LOWEST) / (_wedge_fit.HIGHEST - _wedge_fit.LOWEST)
-    values = (jnp.asarray(x, jnp.float32) for x in (across, beam, place))
+    float32 = [jnp.asarray(x, jnp.float32) for x in (across, beam, place, power / power.mean())]
     bare = Power(
-        *values,
-        jnp.asarray(ring, jnp.int32),
-        jnp.asarray(power / power.mean(), jnp.float32),
-        jnp.asarray(count, jnp.float32),
-        int(ring.max()) + 1,
+        across=float32[0],
+        beam=float32[1],
+        place=float32[2],
+        ring=jnp.asarray(ring, jnp.int32),
+        power=float32[3],
+        count=jnp.asarray(count, jnp.float32),
+        rings=int(ring.max()) + 1,
     )
     limits = jnp.asarray([around.min_deg, around.max_deg, 0.0], jnp.float32)
     share = sampled_share(SoftWedge(*limits), bare.across, bare.beam, WINDOW_VOX)

@@ -30,6 +30,7 @@ class RefineState:
     halves: np.ndarray  # [c, 2, n, n, n], odd moved onto even
     fsc: np.ndarray  # [c, 4, s]: one row per name in CURVES
     odd_to_even: np.ndarray  # [c, 3, 4], how the odd map of gold-standard halves was moved
+    strength: np.ndarray | None = None  # [n, 2], scale and B-factor (A^2), if asked for
     reseeded: tuple[int, ...] = ()  # classes that had emptied
     told_apart: bool = True  # classes rest on references or on differences beyond chance
     peaks: Found | None = None  # coarse poses [n, c, p] of this round, if asked for; not saved

@@ -17,15 +17,15 @@ from .score import Observations, slice_reference
 
 
 class Regression(eqx.Module):
-    """Sums per shell 0 ... kmax; merge by addition."""
+    """Sums per shell 0 ... kmax, over one particle or many; merge by addition."""
 
-    product: Float[Array, " s"]  # sum of Re(p* w G)
-    power: Float[Array, " s"]  # sum of w^2 |G|^2
-    total: Float[Array, " s"]  # sum of |p|^2
+    product: Float[Array, "*n s"]  # sum of Re(p* w G)
+    power: Float[Array, "*n s"]  # sum of w^2 |G|^2
+    total: Float[Array, "*n s"]  # sum of |p|^2
 
 
 @eqx.filter_jit
-def regress(
+def regress_each(
     table: SliceTable,
     observations: Observations,
     vectors: Float[Array, "k 3"],
@@ -34,7 +34,7 @@ def regress(
     *,
     box: int,
 ) -> Regression:
-    """Regression sums of a batch against one reference at the poses ``x_ref = R x + t``.
+    """Regression sums of every particle against one reference at the poses ``x_ref = R x + t``.
 
     Args:
         table: the reference.
@@ -57,7 +57,24 @@ def regress(
         total = jnp.abs(data) ** 2
         return Regression(*(jnp.zeros(shells).at[shell].add(x) for x in (product, power, total)))
 
-    parts = jax.lax.map(one, (observations.data, weight, rotation, shift))
+    return jax.lax.map(one, (observations.data, weight, rotation, shift))
+
+
+def regress(
+    table: SliceTable,
+    observations: Observations,
+    vectors: Float[Array, "k 3"],
+    rotation: Float[Array, "n 3 3"],
+    shift: Float[Array, "n 3"],
+    *,
+    box: int,
+) -> Regression:
+    """Those of a batch: the sums of :func:`regress_each`, whose arguments these are.
+
+    All functions here go over pytrees: a :class:`Regression` is differentiable with respect to
+    the reference, the weights and the poses.
+    """
+    parts = regress_each(table, observations, vectors, rotation, shift, box=box)
     return jax.tree.map(lambda x: x.sum(0), parts)
 
 

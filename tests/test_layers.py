@@ -13,13 +13,13 @@ PACKAGE = ROOT / "sptjax"
 FLOORS = {
     "0": "_errors _types _chunk options rows distributed _run_files",
     "1a": "fourier rotation _helix symmetry orientations resample masks wedge _wedge_fit noise"
-    " tilt_series",
+    " tilt_series soft_wedge",
     "1b": "io",
     "2": "score average resolution phantom simulate transfer particles processors averagers"
     " comparators _pipeline selection fidelity tables",
     "3": "align preprocess averaging extract",
     "4": "halves calibration classify bootstrap centring copies state pca stability coverage"
-    " uncertainty",
+    " uncertainty particle_weights",
     "5": "references measure refinement generate planner",
     "6": "outputs products reporting runner console workdir plots msa __main__ report run_report"
     " pictures results",
@@ -36,6 +36,7 @@ SAME_FLOOR = {
     "resample": {"fourier"},
     "wedge": {"fourier", "_wedge_fit"},
     "tilt_series": {"wedge"},
+    "soft_wedge": {"wedge", "_wedge_fit"},
     "simulate": {"phantom"},
     "transfer": {"score"},
     "particles": {"score", "comparators"},
