@@ -33,8 +33,8 @@ def define_particles() -> None:
     f.DEFINE_string(
         "wedge",
         "auto",
-        "what the particles have seen of Fourier space: auto, fit (auto with soft edges), none,"
-        " MIN,MAX[,AXIS] in degrees, or a file of weights",
+        "what particles have seen of Fourier space: auto, fit (soft edges), none, MIN,MAX[,AXIS] in"
+        " degrees, or a file of weights",
     )
     f.DEFINE_bool(
         "premultiplied",

@@ -83,10 +83,10 @@ def regress_view(
 
     Args:
         view: particles and references at one sampling.
-        rows: which particles.
+        rows: which particles ``[n]``.
         rotation: their poses ``[n, 3, 3]``, particle to reference.
         shift: raw voxels ``[n, 3]``.
-        classes: of them.
+        classes: their references ``[n]``.
     """
     particles, maps = view.particles, jnp.asarray(view.references, jnp.float32)
     vectors = jnp.asarray(particles.vectors, jnp.float32)

@@ -69,10 +69,18 @@ def regress(
     *,
     box: int,
 ) -> Regression:
-    """Those of a batch: the sums of :func:`regress_each`, whose arguments these are.
+    """Those of a batch: the sums of :func:`regress_each`.
 
     All functions here go over pytrees: a :class:`Regression` is differentiable with respect to
     the reference, the weights and the poses.
+
+    Args:
+        table: the reference.
+        observations: ``n`` particles.
+        vectors: their frequencies (kx, ky, kz).
+        rotation: particle to reference.
+        shift: ``t``, voxels.
+        box: edge of the particle box.
     """
     parts = regress_each(table, observations, vectors, rotation, shift, box=box)
     return jax.tree.map(lambda x: x.sum(0), parts)
