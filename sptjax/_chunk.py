@@ -7,7 +7,7 @@ that a loop compiles once whatever its length.
 import collections
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
@@ -17,6 +17,8 @@ import numpy as np
 from jax import lax
 
 AT_ONCE = 256  # items of map_each, off the CPU
+
+_compiled: set[Hashable] = set()  # what side_by_side has worked on in this process
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -101,23 +103,26 @@ def read_ahead(read: Callable[[T], U], items: Iterable[T], depth: int = 1) -> It
 
 
 def side_by_side(
-    work: Callable[[int, T], U], items: Iterable[T], lanes: int, each: int
+    work: Callable[[int, T], U], items: Iterable[T], lanes: int, each: int, like: Hashable
 ) -> Iterator[tuple[T, U]]:
     """Items in their order with what was worked out for them, several at a time, in threads.
 
     JAX runs what different threads ask for at the same time, on one device too. The first item
-    of every lane goes before the others: what it compiles, they need not.
+    of every lane goes before the others, so that what it compiles they need not, unless work
+    like this has been done before.
 
     Args:
         work: of the number of an item and the item.
         items: what to work on.
         lanes: devices, which take the items in turn.
         each: items at a time in every lane.
+        like: whatever the programs that are compiled for the work depend on.
     """
     under_way: collections.deque[tuple[T, Future[U]]] = collections.deque()
+    compiled = like in _compiled
     with ThreadPoolExecutor(lanes * each) as pool:
         for number, item in enumerate(items):
-            if number == lanes:
+            if number == lanes and not compiled:
                 wait([future for _, future in under_way])
             if len(under_way) == lanes * each:
                 ready, future = under_way.popleft()
@@ -126,6 +131,7 @@ def side_by_side(
         while under_way:
             ready, future = under_way.popleft()
             yield ready, future.result()
+    _compiled.add(like)
 
 
 def cores() -> int:

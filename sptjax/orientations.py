@@ -9,6 +9,8 @@ spirals: fast, low-discrepancy sampling of SO(3)"). ``eman`` reproduces EMAN2's 
 their uneven gaps and doubled pole. ``local`` is a lattice around the identity.
 """
 
+import functools
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -321,17 +323,35 @@ def _with_tables(
 ) -> OrientationSet:
     """The record of a set: nearest neighbours and covering radius from one tree.
 
-    The tree holds the quaternions of all equivalents, both signs; the chord between two
-    quaternions is ``2 sin(angle / 4)``, so nearest in the tree is nearest in angle.
+    Rounds search the same sets again, so the last few tables are kept.
     """
-    equivalents = np.concatenate([(operator * rotations).as_quat() for operator in group])
-    tree = KDTree(np.concatenate([equivalents, -equivalents]))
+    quaternions, operators = rotations.as_quat(), group.as_quat()
+    covering, neighbours = _tables(
+        quaternions.tobytes(), operators.tobytes(), limit_deg, max_tilt_deg
+    )
     return OrientationSet(
         rotations=jnp.asarray(rotations.as_matrix(), jnp.float32),
         spacing_deg=float(delta_deg),
-        covering_deg=_covering_deg(tree, len(rotations), limit_deg, max_tilt_deg),
-        neighbours=jnp.asarray(_neighbours(tree, rotations.as_quat()), jnp.int32),
+        covering_deg=covering,
+        neighbours=jnp.asarray(neighbours),
     )
+
+
+@functools.lru_cache(maxsize=4)
+def _tables(
+    rotations: bytes, group: bytes, limit_deg: float, max_tilt_deg: float
+) -> tuple[float, np.ndarray]:
+    """Covering radius and neighbours of quaternions, given as their bytes.
+
+    The tree holds the quaternions of all equivalents, both signs; the chord between two
+    quaternions is ``2 sin(angle / 4)``, so nearest in the tree is nearest in angle.
+    """
+    quaternions, operators = (np.frombuffer(x).reshape(-1, 4) for x in (rotations, group))
+    own = Rotation.from_quat(quaternions)
+    equivalents = np.concatenate([(Rotation.from_quat(q) * own).as_quat() for q in operators])
+    tree = KDTree(np.concatenate([equivalents, -equivalents]))
+    covering = _covering_deg(tree, len(quaternions), limit_deg, max_tilt_deg)
+    return covering, _neighbours(tree, quaternions).astype(np.int32)
 
 
 def _neighbours(tree: KDTree, quaternions: np.ndarray) -> np.ndarray:

@@ -117,9 +117,19 @@ def test_so_many_are_worked_on_at_a_time(lanes, each):
             finished.append(number)
         return item * 2
 
-    found = list(side_by_side(work, range(10), lanes, each))
+    found = list(side_by_side(work, range(10), lanes, each, object()))
     assert found == [(i, 2 * i) for i in range(10)]
     assert max(most) == lanes * each
+
+
+def test_the_first_waits_for_nobody_where_the_work_is_known():
+    together = threading.Barrier(2, timeout=5)  # breaks unless two are worked on together
+    kind = "test of known work"
+
+    found = list(side_by_side(lambda number, item: item, range(4), 1, 2, kind))
+    again = list(side_by_side(lambda number, item: together.wait(), range(4), 1, 2, kind))
+    assert [x for _, x in found] == [0, 1, 2, 3]
+    assert sorted(x for _, x in again) == [0, 0, 1, 1]
 
 
 def test_what_fails_beside_others_fails_at_its_item():
@@ -130,5 +140,5 @@ def test_what_fails_beside_others_fails_at_its_item():
 
     seen = []
     with pytest.raises(InputError, match="particle 2"):
-        seen.extend(item for item, _ in side_by_side(work, range(9), 1, 3))
+        seen.extend(item for item, _ in side_by_side(work, range(9), 1, 3, object()))
     assert seen == [0, 1]

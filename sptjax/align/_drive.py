@@ -100,7 +100,9 @@ def over_particles(
                 return [np.asarray(x)[:real] for x in (found.rotation, found.shift, found.score)]
 
         each = min(cores(), settings.batch_bytes // (cost * size)) if on_cpu() else 2
-        done = side_by_side(one_batch, progress(batches, words), len(runs), max(each, 1))
+        one_sampling = len(view.particles.sampling) == 1
+        like = (title, aligner, plan, len(columns), size, one_sampling, len(runs))
+        done = side_by_side(one_batch, progress(batches, words), len(runs), max(each, 1), like)
         for (rows, real), arrays in done:
             length = arrays[2].shape[2]
             if whole is None:
