@@ -17,7 +17,10 @@ import numpy as np
 from sptjax import io, plots, resample, resolution, rotation, simulate, tables
 from sptjax._types import Pose
 
+# %% tags=["parameters"]
 BOX, APIX = 32, 10.0  # voxels, angstrom per voxel
+
+# %%
 folder = pathlib.Path(tempfile.mkdtemp())
 
 # %% [markdown]

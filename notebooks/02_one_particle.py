@@ -23,6 +23,7 @@ from sptjax.particles import Sampling, load_particles
 from sptjax.symmetry import parse
 from sptjax.uncertainty import pose_table
 
+# %% tags=["parameters"]
 BOX, APIX, COUNT = 32, 12.0, 24
 
 # %% [markdown]

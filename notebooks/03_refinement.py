@@ -27,6 +27,7 @@ from sptjax.resolution import resolution_angstrom
 from sptjax.state import converged, initial_state
 from sptjax.symmetry import parse
 
+# %% tags=["parameters"]
 BOX, APIX, COUNT, ROUNDS = 24, 16.0, 48, 3
 
 # %% [markdown]

@@ -19,6 +19,7 @@ from sptjax._types import Pose
 from sptjax.console import progress
 from sptjax.particles import Sampling
 
+# %% tags=["parameters"]
 BOX, APIX, COUNT = 24, 16.0, 32
 
 # %% [markdown]

@@ -19,7 +19,10 @@ from sptjax.console import progress
 from sptjax.particles import Sampling
 from sptjax.symmetry import parse
 
+# %% tags=["parameters"]
 BOX, APIX, COUNT = 32, 12.0, 24
+
+# %%
 folder = pathlib.Path(tempfile.mkdtemp())
 
 # %% [markdown]

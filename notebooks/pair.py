@@ -4,6 +4,9 @@ python notebooks/pair.py
 
 The scripts are what is edited and compared; the notebooks follow from them. To go the other way
 after work in Jupyter: jupytext --to py:percent 01_conventions.ipynb.
+
+The cell with the tag ``parameters`` holds box, voxel size and numbers of particles; papermill sets
+them from outside: papermill -p BOX 24 01_conventions.ipynb out.ipynb.
 """
 
 import pathlib
@@ -25,7 +28,7 @@ def notebook(script: pathlib.Path) -> str:
     made = jupytext.read(script, fmt="py:percent")
     for number, cell in enumerate(made.cells):
         cell["id"] = f"cell-{number:02d}"
-        cell["metadata"] = {}
+        cell["metadata"] = {k: v for k, v in cell["metadata"].items() if k == "tags"}
     made.metadata = {"kernelspec": KERNEL, "jupytext": {"formats": "ipynb,py:percent"}}
     made.nbformat, made.nbformat_minor = 4, 5
     nbformat.validate(made)
