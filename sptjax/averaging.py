@@ -9,7 +9,7 @@ rotated volumes.
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from . import average, fourier, processors, resample
-from ._chunk import padded_batches, read_ahead
+from ._chunk import cores, on_cpu, padded_batches, read_ahead, side_by_side
 from ._types import Pose, Volume, Volumes
 from .averagers import Averager, Mean, MeanTomo
 from .distributed import ALONE, Hosts, block_edges
@@ -187,83 +187,95 @@ def average_classes(
     """
     averager = settings.averager
     by_sums = averager.by_known_sampling or (isinstance(averager, Mean) and not averager.ignore0)
-    cut = _block_batches if by_sums else _batches
-    batches = cut(assigned, len(stack), batch, hosts)
-    read = lambda item: _read(stack, sampling, assigned, item[0])  # noqa: E731
-    batches = read_ahead(read, progress(batches, "averaging"))
     if by_sums:
+        blocks = _blocks(assigned, len(stack), batch, hosts)
         sums = _fourier_sums(
-            stack.box, sampling, assigned, len(symmetries), settings, apix, batches
+            stack, sampling, assigned, len(symmetries), settings, apix, blocks, progress
         )
         sums = jax.tree.map(jnp.asarray, hosts.total(sums))
         if not settings.break_symmetry:
             sums = _symmetrised_sums(sums, symmetries)
         return FourierAverages(sums)
+    read = lambda item: _read(stack, sampling, assigned, item[0])  # noqa: E731
+    batches = list(padded_batches(np.arange(len(assigned.indices)), batch))
+    batches = read_ahead(read, progress(batches, "averaging"))
     maps = _real_maps(stack.box, sampling, assigned, len(symmetries), settings, apix, batches)
     if not settings.break_symmetry:
         maps = jnp.stack([_symmetrised_maps(m, s) for m, s in zip(maps, symmetries)])
     return RealAverages(maps)
 
 
-_Batch = tuple[np.ndarray, int, int]  # rows of the assigned, how many are real, block
+_Batch = tuple[np.ndarray, int]  # rows of the assigned, how many are real
 
 
-def _batches(assigned: Assigned, count: int, size: int, hosts: Hosts) -> list[_Batch]:
-    """All particles, whatever the process."""
-    del count, hosts
-    return [(*b, 0) for b in padded_batches(np.arange(len(assigned.indices)), size)]
+def lanes() -> int:
+    """Blocks that are summed at the same time."""
+    return min(cores(), BLOCKS) if on_cpu() else 2
 
 
-def _block_batches(assigned: Assigned, count: int, size: int, hosts: Hosts) -> list[_Batch]:
-    """The particles of this process, cut where any of ``BLOCKS`` processes would cut them."""
+def _blocks(assigned: Assigned, count: int, size: int, hosts: Hosts) -> list[list[_Batch]]:
+    """Batches of this process by blocks, cut where any of ``BLOCKS`` processes would cut them.
+
+    Those that are under way at the same time hold ``size`` particles.
+    """
     parts = max(BLOCKS // hosts.count, 1) if BLOCKS % hosts.count == 0 else 1
     edges = block_edges(count, parts * hosts.count)[hosts.index * parts :][: parts + 1]
     cut = itertools.pairwise(edges)
     rows = [np.flatnonzero((assigned.indices >= a) & (assigned.indices < b)) for a, b in cut]
-    here = min(size, 1 << max(max(map(len, rows)) - 1, 0).bit_length())
-    batches = []
-    for block, own in enumerate(rows):
-        batches += [(*b, block) for b in padded_batches(own, here)]
-    return batches
+    most = 1 << max(max(map(len, rows)) - 1, 0).bit_length()
+    return [list(padded_batches(own, min(max(size // lanes(), 1), most))) for own in rows]
 
 
-def _fourier_sums(box, sampling, assigned, n_classes, settings, apix, batches):
-    """Sums by blocks, two and two together: the same bits for 1, 2 and 4 processes."""
-    done: list[tuple[int, average.FourierSums]] = []  # height in the tree of pairs, sums
-    sums, at = average.empty(box, 2 * n_classes), 0
+def _fourier_sums(
+    stack, sampling, assigned, n_classes, settings, apix, blocks: list[list[_Batch]], progress
+) -> average.FourierSums:
+    """Sums by blocks, several at a time, two and two together: the same bits for 1, 2, 4 processes.
 
-    def close() -> None:
-        done.append((0, sums))
-        while len(done) > 1 and done[-1][0] == done[-2][0]:
-            (height, right), (_, left) = done.pop(), done.pop()
-            done.append((height + 1, average.merge(left, right)))
+    Blocks take turns, a batch each, so that of those at work no two belong to one block.
+    """
+    sums = [average.empty(stack.box, 2 * n_classes) for _ in blocks]
+    each = min(lanes(), len(blocks))
+    turns = [
+        (block, batch)
+        for first in range(0, len(blocks), each)
+        for turn in itertools.zip_longest(*blocks[first : first + each])
+        for block, batch in enumerate(turn, first)
+    ]
+    known = settings.averager.by_known_sampling
 
-    for (rows, real, block), (read, seen) in batches:
-        while at < block:
-            close()
-            sums, at = average.empty(box, 2 * n_classes), at + 1
-        volumes, grids, pose = _posed(read, seen, sampling, assigned, rows)
+    def add(_: int, item: tuple[tuple[int, _Batch | None], Any]) -> None:
+        (block, batch), loaded = item
+        if batch is None:
+            return
+        (rows, real), (raw, seen) = batch, loaded
+        volumes, grids, pose = _posed(raw, seen, sampling, assigned, rows)
         half = assigned.indices[rows] % 2
         group = np.where(np.arange(len(rows)) < real, 2 * assigned.classes[rows] + half, -1)
         if settings.before:
             volumes = aligned_volumes(volumes, pose, settings.before, apix)
             grids = _turned(grids, pose.rotation)
             pose = Pose(jnp.broadcast_to(jnp.eye(3), pose.rotation.shape), 0 * pose.shift)
-        known = grids if settings.averager.by_known_sampling else None
         weight = jnp.asarray(assigned.weight[rows])
         gain = None if assigned.gain is None else jnp.asarray(assigned.gain[rows])
-        sums = average.add(sums, volumes, pose, jnp.asarray(group), weight, known, gain)
-    close()
-    total = done.pop()[1]
-    while done:
-        total = average.merge(done.pop()[1], total)
-    return total
+        more = (jnp.asarray(group), weight, grids if known else None, gain)
+        sums[block] = jax.block_until_ready(average.add(sums[block], volumes, pose, *more))
+
+    def read(item: tuple[int, _Batch | None]) -> Any:
+        return item[1] and _read(stack, sampling, assigned, item[1][0])
+
+    items = read_ahead(read, progress(turns, "averaging"))
+    like = ("averaging", stack.box, n_classes, known, len(settings.before), sampling.stack is None)
+    for _ in side_by_side(add, items, 1, each, like):
+        pass
+    while len(sums) > 1:
+        sums = [average.merge(a, b) for a, b in zip(sums[::2], sums[1::2])]
+    return sums[0]
 
 
 def _real_maps(box, sampling, assigned, n_classes, settings, apix, batches):
     averager = settings.averager
     state = averager.start(box, 3 * n_classes)
-    for (rows, real, _), (read, seen) in batches:
+    for (rows, real), (read, seen) in batches:
         volumes, _, pose = _posed(read, seen, sampling, assigned, rows)
         volumes = aligned_volumes(volumes, pose, settings.before, apix)
         first, half = 3 * assigned.classes[rows], assigned.indices[rows] % 2

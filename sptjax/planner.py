@@ -14,6 +14,7 @@ import numpy as np
 from . import fourier
 from ._errors import InputError
 from .align import BATCH_BYTES
+from .averaging import BLOCKS, lanes
 from .classify import widest_band
 from .resample import padded_box
 from .rows import IN_MEMORY, Storage
@@ -129,8 +130,9 @@ def working_bytes(size: Size, batch_bytes: int, read: int) -> float:
     aligning = batch_bytes + tables
     groups = 2 * size.classes
     sums = groups * half_grid * 12
-    # sums, what they become while one batch is added, and one padded particle
-    averaging = 3 * sums + read * 3 * volume + 8 * padded_box(size.box, 2.0) ** 3
+    # sums, what some become while a batch is added, and as many padded particles
+    averaging = (BLOCKS + lanes()) * sums + read * 3 * volume
+    averaging += lanes() * 8 * padded_box(size.box, 2.0) ** 3
     measuring = sums + 14 * size.classes * volume
     splitting = 3 * 12 * size.particles * _split_ball(size) if size.split else 0
     # references, maps and halves of the state before and after a round

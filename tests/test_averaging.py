@@ -1,12 +1,14 @@
 """Class averages in one pass: against explicit averages, by every kind of averager."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from memory_stack import Memory
 
-from sptjax import averagers, resample, simulate, symmetry
+from sptjax import average, averagers, averaging, resample, simulate, symmetry
 from sptjax._types import Pose
 from sptjax.averaging import Assigned, Averaging, average_classes
 from sptjax.particles import Sampling
@@ -56,6 +58,36 @@ def distance(found, wanted, kmax=6):
 def members(assigned, c, half=None):
     rows = assigned.classes == c
     return rows if half is None else rows & (assigned.indices % 2 == half)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16])
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_bits_depend_neither_on_batches_nor_on_how_many_go_side_by_side(
+    data, monkeypatch, lanes, batch
+):
+    stack, assigned, _ = data
+    every = tuple(symmetry.parse("c1") for _ in range(2))
+    sampling = Sampling(np.ones((BOX,) * 3, np.float32))
+    monkeypatch.setattr(averaging, "lanes", lambda: lanes)
+    some = Assigned(*(x[[0, 1, 2, 4, 5, 9]] for x in dataclasses.astuple(assigned)[:5]))
+    for rows in (assigned, some):
+        found = average_classes(stack, sampling, rows, every, Averaging(), APIX, batch=batch)
+        sums = average.empty(BOX, 4)
+        blocks = []
+        for first in (0, 2, 4, 6):  # cut at even particles: 0, 2, 4, 6
+            last = first + 2 if first < 6 else N
+            at = np.flatnonzero((rows.indices >= first) & (rows.indices < last))
+            group = 2 * rows.classes[at] + rows.indices[at] % 2
+            pose = Pose(jnp.asarray(rows.rotation[at]), jnp.asarray(rows.shift[at]))
+            volumes = average.apply_sampling(
+                jnp.asarray(stack.volumes[rows.indices[at]]), jnp.asarray(sampling.shared)
+            )
+            weight, grid = jnp.asarray(rows.weight[at]), jnp.asarray(sampling.shared)
+            blocks.append(average.add(sums, volumes, pose, jnp.asarray(group), weight, grid))
+        halves = [average.merge(*blocks[:2]), average.merge(*blocks[2:])]
+        wanted = average.merge(*halves)
+        np.testing.assert_array_equal(found.sums.numerator, wanted.numerator)
+        np.testing.assert_array_equal(found.sums.weight, wanted.weight)
 
 
 @pytest.mark.parametrize("averager", [averagers.Mean(), averagers.MeanTomo()])
