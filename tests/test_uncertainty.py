@@ -14,13 +14,15 @@ from sptjax.align import AlignmentSettings, Refine3D, View, align_particles
 from sptjax.align import linear_rows as rows_of
 from sptjax.phantom import phantom
 from sptjax.resample import slice_table
-from sptjax.uncertainty import pose_table
+from sptjax.uncertainty import _sampled, pose_table
 from sptjax.uncertainty._noise import NoiseModel, covariance, neighbours
 from sptjax.uncertainty._posterior import Amplitudes, Linear, evidence, log_elsewhere, posterior
+from sptjax.uncertainty._sampled import second_moments
 
 COUNT = 96
 LOCAL = AlignmentSettings(aligner=None, fine=Refine3D(), search_vox=3)
 GEOMETRY = simulate.TiltSeries(-60, 60, snr=0.1)
+FAINT = 0.004  # scores of 6.7
 
 
 @pytest.fixture(scope="module")
@@ -246,3 +248,59 @@ def test_what_the_search_missed_is_elsewhere(rng):
     assert found[right & (best > 8), 0].min() > 0.9
     assert found[~right].sum(1).max() < 0.1
     assert found.sum() == pytest.approx(right.sum(), abs=2)
+
+
+def bell(x):
+    """Half the square of a score of 6.5 that falls like a bell: wider than its parabola."""
+    return 6.5**2 / 2 * np.exp(-(x**2).sum(-1) / 6.5**2)
+
+
+def test_second_moments_by_their_definition(rng):
+    """Of a density that depends on a radius alone, by quadrature along it; axes stretched."""
+    radius = np.linspace(0, 14, 20_001)
+    density = np.exp(bell(radius[:, None])) * radius**5
+    wanted = (density * radius**2).sum() / density.sum() / 6
+    assert wanted > 1.25  # that of the parabola is 1
+    axes = np.linalg.qr(rng.normal(size=(20, 6, 6)))[0] * rng.uniform(0.75, 1.3, (20, 1, 6))
+    back = np.linalg.inv(axes)
+    one = np.broadcast_to(np.eye(6), axes.shape)
+    found = second_moments(lambda x: bell(np.einsum("nij,nqj->nqi", back, x)), one)
+    ratio = back @ found @ back.swapaxes(1, 2) / wanted
+    assert np.trace(ratio, axis1=1, axis2=2).mean() / 6 == pytest.approx(1, abs=0.1)
+    values = np.linalg.eigvalsh(ratio)
+    assert values[:, 0].mean() > 0.8
+    assert values[:, -1].mean() < 1.35
+
+
+def test_second_moments_of_a_gaussian_are_its_covariance(rng):
+    half = rng.normal(size=(3, 6, 6)) / 3
+    wanted = half @ half.swapaxes(1, 2) + 0.5 * np.eye(6)
+    inverse = np.linalg.inv(wanted)
+    found = second_moments(lambda x: -np.einsum("nqi,nij,nqj->nq", x, inverse, x) / 2, wanted)
+    values = np.linalg.eigvalsh(inverse @ found)
+    np.testing.assert_allclose(values, 1, atol=0.3)
+
+
+def test_regions_of_faint_particles_hold_their_truths():
+    """Regions from the curvature alone are too small."""
+    poses = simulate.random_poses(jax.random.key(5), COUNT, 2.0)
+    geometry = dataclasses.replace(GEOMETRY, snr=FAINT)
+    map_ = phantom(BOX)[None]
+    volumes = volumes_of(map_, np.zeros(COUNT, int), poses, geometry, seed=6)
+    particles, rows = particles_of(np.asarray(volumes), geometry), np.arange(COUNT)
+    start = moved(truth_of(poses), 2.0, 0.3)
+    found = align_particles(particles, rows, map_, (C1,), LOCAL, expected_score=7.0, start=start)
+    tables = []
+    for clear in (0.0, _sampled.CLEAR):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_sampled, "CLEAR", clear)
+            tables.append(
+                pose_table(
+                    View(particles, map_), rows, found, (C1,), LOCAL, expected_score=7.0, modes=1
+                )
+            )
+    assert 5 < tables[0].score.mean() < 8
+    before, after = (squared(errors(t, poses), t.covariance[:, 0], slice(0, 6)) for t in tables)
+    low, high = stats.binom.interval(0.998, COUNT, 0.95)
+    limit = stats.chi2.ppf(0.95, 6)
+    assert (before <= limit).sum() < low <= (after <= limit).sum() <= high

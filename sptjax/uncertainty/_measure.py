@@ -32,11 +32,13 @@ from ..score import Observations
 from ..symmetry import Symmetry
 from ._noise import Neighbours, NoiseModel, neighbours, nothing
 from ._posterior import SO3, Amplitudes, Linear, Posterior, posterior, shrunk
-from ._products import products, residual_sums, slopes
+from ._products import products, residual_sums, scores, slopes
+from ._sampled import unclear, with_moments
 
 Progress = Callable[[Iterable, str], Iterable]
 BATCH = 16
 BENT = 2  # modes of a particle and class whose curvature is measured
+ROUGH = 1  # order of interpolation of samples, whose spread alone counts
 MEMBERS = 20  # of a class, for noise of its own
 TURN, MOVE = slice(0, 3), slice(3, 6)
 ORDER = 2  # of interpolation; that of the search, 1, leaves errors of a twentieth of the noise
@@ -52,20 +54,25 @@ class _Look:
     around: Neighbours
     vectors: Array
     table: SliceTable
+    rough: SliceTable  # for samples
 
     @classmethod
     def of(cls, group: Group) -> "_Look":
         """In the band of the group's last stage."""
         kmax = group.plan().kmax
         vectors = fourier.half_ball(kmax)
-        t = eqx.filter_jit(stack_tables)(group.maps, kmax, ORDER)
-        table = SliceTable(t.real[0], t.imag[0], t.half, t.pad, t.order)
         wave = jnp.asarray(vectors, jnp.float32)
-        return cls(group, kmax, neighbours(vectors), wave, table)
+        tables = (_table(group, kmax, order) for order in (ORDER, ROUGH))
+        return cls(group, kmax, neighbours(vectors), wave, *tables)
 
     def observe(self, rows: np.ndarray) -> Observations:
         """Whitened particles."""
         return self.group.observe(rows, self.kmax)
+
+
+def _table(group: Group, kmax: int, order: int) -> SliceTable:
+    t = eqx.filter_jit(stack_tables)(group.maps, kmax, order)
+    return SliceTable(t.real[0], t.imag[0], t.half, t.pad, t.order)
 
 
 def pose_table(
@@ -128,6 +135,7 @@ def pose_table(
     for c, (look, known) in enumerate(zip(looks, fitted.amplitudes)):
         part = Found(listed.rotation[:, c], listed.shift[:, c], listed.score[:, c])
         linear[c] = _bent(look, rows, part, linear[c], known, progress)
+        linear[c] = _sampled(look, rows, part, linear[c], known, progress)
     fitted = posterior(linear, own, volumes, box, hosts)
     radius = particle_radius(np.asarray(maps).mean(0))
     return _tabulated(linear, listed, fitted, modes, box, radius).scaled(view.scale)
@@ -229,6 +237,34 @@ def _bent(
         )  # fmt: skip
         found[here[:real]] = np.asarray(values)[:real]
     return linear.bent(found, steps, amplitude, box)
+
+
+def _sampled(
+    look: _Look,
+    rows: np.ndarray,
+    listed: Found,
+    linear: Linear,
+    known: Amplitudes,
+    progress: Progress,
+) -> Linear:
+    """The same with the curvature of unclear modes from samples around them."""
+    amplitude, box = shrunk(linear.score, linear.unit_score, known), look.group.box
+    pairs = unclear(linear, np.isfinite(listed.score[:, :BENT]))
+
+    def of(away: np.ndarray) -> np.ndarray:
+        found = np.zeros(away.shape[:2])
+        for here, real in progress(list(padded_batches(np.arange(len(pairs)), BATCH)), "samples"):
+            particle, mode = pairs[here].T
+            turn, shift = listed.rotation[particle, mode], listed.shift[particle, mode]
+            values = scores(
+                look.rough, look.observe(rows[particle]), look.vectors,
+                jnp.asarray(turn)[:, None], _places(turn, shift)[:, None],
+                jnp.asarray(away[here], jnp.float32)[:, None], box,
+            )  # fmt: skip
+            found[here[:real]] = np.asarray(values)[:real, 0]
+        return found
+
+    return with_moments(linear, pairs, of, amplitude, box)
 
 
 def _volume(group: Group) -> float:

@@ -13,7 +13,8 @@ Econometrica 50:1), which is the inverse of the Fisher information where ``G = H
 the score by a fifth itself, and the particle at hand has more or less information than expected:
 ``-a' S''``, with the second derivatives ``S''`` of ``t_7 / sqrt(H_77)`` and ``a' = a sqrt(H_77)``
 (Efron & Hinkley 1978, Biometrika 65:457). They are taken between a standard deviation ahead and
-back along six directions, so that they also see what is not quadratic.
+back along six directions, so that they also see what is not quadratic. Where that is not enough,
+at low scores, they come from samples (:mod:`._sampled`).
 
 *Modes.* Amplitudes of a class are normal, ``a ~ N(a0, tau^2)``. Then the score at the right pose
 is ``N(a0 nu, 1 + tau^2 nu^2)``, that of a wrong one ``N(0, 1)``, and their ratio ``L(s)`` is the
@@ -119,6 +120,13 @@ class Linear:
         bend[:, :known] = (vector * value[..., None, :]) @ vector.swapaxes(-1, -2)
         return dataclasses.replace(self, bend=bend)
 
+    def with_bend(self, at: tuple[np.ndarray, np.ndarray], bend: np.ndarray) -> "Linear":
+        """With other curvatures ``[p, 6, 6]`` of some particles and modes."""
+        assert self.bend is not None, "curvatures at the maxima come first"
+        whole = self.bend.copy()
+        whole[at] = bend
+        return dataclasses.replace(self, bend=whole)
+
 
 def amplitudes(
     score: np.ndarray, unit: np.ndarray, share: np.ndarray, hosts: Hosts = ALONE
@@ -176,6 +184,11 @@ def log_mass(linear: Linear, known: Amplitudes, box: int) -> np.ndarray:
 def _prior(box: int) -> np.ndarray:
     """Information about any pose."""
     return np.diag([LEAST_TURN**-2] * 3 + [(LEAST_MOVE * box) ** -2] * 3)
+
+
+def moved_prior(step: np.ndarray, box: int) -> np.ndarray:
+    """Logarithm of the prior of poses ``[..., 6]`` over that of the pose they are steps from."""
+    return -np.einsum("...i,ij,...j->...", step, _prior(box), step) / 2
 
 
 def log_elsewhere(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Complex, Float
 from ..align import linear_rows, local_model
 from ..resample import SliceTable
 from ..rotation import exp, multiply
-from ..score import TINY, Observations
+from ..score import TINY, Observations, score
 from ._noise import Neighbours, NoiseModel, covariance, nothing, residual_terms
 
 
@@ -119,6 +119,40 @@ def slopes(
 
         ahead, back = jnp.split(lax.map(one_step, jnp.concatenate([own, -own])), 2)
         return (ahead - back) / 2
+
+    return _at_every_pose(one_pose, observations, rotation, place, steps)
+
+
+@eqx.filter_jit
+def scores(
+    table: SliceTable,
+    observations: Observations,
+    vectors: Float[Array, "k 3"],
+    rotation: Float[Array, "n m 3 3"],
+    place: Float[Array, "n m 3"],
+    steps: Float[Array, "n m s 6"],
+    box: int,
+) -> Float[Array, "n m s"]:
+    """Scores of poses some steps away.
+
+    Args:
+        table: the reference.
+        observations: whitened particles.
+        vectors: their frequencies.
+        rotation: particle to reference.
+        place: ``-R^T t``, voxels.
+        steps: turns in radians about the reference's axes, voxels.
+        box: edge of the particle box.
+    """
+
+    def one_pose(parts: Array, weight: Array, turn: Array, move: Array, own: Array) -> Array:
+        seen = Observations(lax.complex(parts[:1], parts[1:]), weight[None])
+
+        def one_step(step: Array) -> Array:
+            there = multiply(exp(step[:3]), turn)
+            return score(table, seen, vectors, there, move + step[3:], box)
+
+        return lax.map(one_step, own)
 
     return _at_every_pose(one_pose, observations, rotation, place, steps)
 
