@@ -187,7 +187,7 @@ class Fitted:
         """One line for logs."""
         w, (first, last) = self.wedge, self.error_deg
         return (
-            f"tilts {float(w.min_deg):.1f} ± {first:.1f} to {float(w.max_deg):.1f} ± {last:.1f}"
+            f"tilts {float(w.min_deg):.1f} ± {first:.2g} to {float(w.max_deg):.1f} ± {last:.2g}"
             f" degrees about {w.axis}, edges {float(w.soft_vox):.2f} voxels soft"
         )
 

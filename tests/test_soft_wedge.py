@@ -158,8 +158,8 @@ def test_errors_are_those_of_repeated_draws(rng):
 
 
 def test_words():
-    found = soft_wedge.Fitted(planted(-60.04, 50.3, 0.72), np.array([0.31, 0.27]))
-    wanted = "tilts -60.0 ± 0.3 to 50.3 ± 0.3 degrees about y, edges 0.72 voxels soft"
+    found = soft_wedge.Fitted(planted(-60.04, 50.3, 0.72), np.array([0.312, 0.03]))
+    wanted = "tilts -60.0 ± 0.31 to 50.3 ± 0.03 degrees about y, edges 0.72 voxels soft"
     assert found.describe() == wanted
 
 
