@@ -4,9 +4,10 @@ JAX ?= jax[cuda12]
 BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
+DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow demo lint bench bench-gpu
+.PHONY: help setup test test-slow demo lint docs bench bench-gpu
 
 help:
 	@echo "make setup      create .venv and install sptjax with its test tools (once)"
@@ -14,6 +15,7 @@ help:
 	@echo "make test       the tests, without those marked slow"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make lint       ruff and pyright"
+	@echo "make docs       the pages of docs/ and a reference of all modules, in site/"
 	@echo "make bench      install what the benchmarks need and list them"
 	@echo "make bench-gpu  particles per second on an accelerator (installs $(JAX) if JAX sees none)"
 
@@ -24,6 +26,10 @@ $(BIN)/python:
 
 $(STAMP): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
@@ -43,6 +49,9 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench-gpu: setup
 	@$(BIN)/python -c "import jax, sys; sys.exit(jax.default_backend() == 'cpu')" \
