@@ -3,13 +3,13 @@
 python benchmarks/uncertainty.py --out=uncertainty.json --picture=uncertainty.png
 python benchmarks/uncertainty.py --n=32 --boxes=32 --white=0.1 --ctf= --tilts=60
 
-A search with its pilot calibration, then the table that --uncertainty writes. Of the particles
-whose most probable mode is the right one (within 20 degrees and 3 voxels of the truth), the share
-whose truth lies in the 68 % and 95 % regions: of the whole pose (chi-square with 6 degrees of
-freedom), of the rotation and of the shift (3). And the share of right modes against their stated
-probability. White noise: variance of the map over that of the noise in the box; CTF-realistic:
-3 um defocus, per projection. The tilt range is symmetric, by steps of 3 degrees. Every case has
-poses and noise of its own.
+A search with its pilot calibration (with --from_truth a refinement of the planted poses), then the
+table that --uncertainty writes. Of the particles whose most probable mode is the right one (within
+20 degrees and 3 voxels of the truth), the share whose truth lies in the 68 % and 95 % regions: of
+the whole pose (chi-square with 6 degrees of freedom), of the rotation and of the shift (3). And the
+share of right modes against their stated probability. White noise: variance of the map over that
+of the noise in the box; CTF-realistic: 3 um defocus, per projection. The tilt range is symmetric,
+by steps of 3 degrees. Every case has poses and noise of its own.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
-from _common import C1, SEED, load_map, plant
+from _common import C1, SEED, load_map, local, plant
 from _report import launch, numbers, report
 from absl import flags
 from matplotlib.figure import Figure
@@ -36,6 +36,7 @@ _CTF = flags.DEFINE_string("ctf", "0.1,0.05,0.03", "per projection; empty: none"
 _TILTS = flags.DEFINE_string("tilts", "60,40", "last tilt, degrees")
 _MAP = flags.DEFINE_string("map", "emd_3420", "name of a map")
 _MODES = flags.DEFINE_integer("modes", 8, "of every particle", lower_bound=1)
+_PLANTED = flags.DEFINE_bool("from_truth", False, "no search: refine the planted poses")
 _PICTURE = flags.DEFINE_string("picture", None, "draw coverage and reliability here, PNG")
 
 EXTENT = 670.7  # angstrom, edge of the box
@@ -90,9 +91,13 @@ def measure(case: Case) -> tuple[dict, np.ndarray]:
     found = calibrate(particles, map_, C1, settings)
     particles = particles.with_noise_share(found.noise_share)
     rows, expected = np.arange(_N.value), found.expected_score
-    poses = align_particles(
-        particles, rows, found.references, C1, settings, expected_score=expected
-    )
+    if _PLANTED.value:
+        settings = AlignmentSettings(search_vox=SEARCH)
+        poses = local(particles, found.references, settings, expected, planted.truth)
+    else:
+        poses = align_particles(
+            particles, rows, found.references, C1, settings, expected_score=expected
+        )
     begun = time.perf_counter()
     table = pose_table(
         View(particles, found.references), rows, poses, C1, settings,
