@@ -12,7 +12,7 @@ from sptjax import resolution
 def examples(tmp_path_factory):
     """Names and figures after a run of the notebook in a box of 24."""
     folder = tmp_path_factory.mktemp("figures")
-    return run("06_gradients", folder, BOX=24, COUNT=16, STEPS=40)
+    return run("06_gradients", folder, BOX=24, COUNT=16, STEPS=60)
 
 
 def test_the_tilt_range(examples):
@@ -38,7 +38,7 @@ def test_the_poses(examples):
 def test_the_map(examples):
     """The learned map is the average of the particles, and like the truth; its start was not."""
     names, _ = examples
-    inner = slice(1, names["KMAX"] - 1)
+    inner = slice(1, names["KMAX"] - 2)  # the outermost shells are learned last
     start, learned = names["curves"]["start"], names["curves"]["learned by gradient"]
     assert learned[inner].min() > 0.9
     assert start[4:].max() < 0.2
