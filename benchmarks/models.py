@@ -29,7 +29,7 @@ from _common import (
     refinement,
     turned_onto,
 )
-from _report import launch, report
+from _report import launch, numbers, report
 from absl import flags
 
 from sptjax import average, fourier, particle_weights, resolution, soft_wedge, symmetry, wedge
@@ -44,6 +44,7 @@ _N = flags.DEFINE_integer("n", 96, "particles", lower_bound=8)
 _BOX = flags.DEFINE_integer("box", 32, "voxels")
 _SNR = flags.DEFINE_float("snr", 0.05, "per projection; of strength and soft edges: see the code")
 _MODELS = flags.DEFINE_string("models", "wedge,noise,transfer,strength", "which")
+_TILTS = flags.DEFINE_string("tilts", "60,45", "ranges of sharp wedges, degrees; empty: none")
 _MOST_B = flags.DEFINE_string("most_b", "500,1500", "largest B-factors, square angstrom")
 
 MAP, APIX = "emd_3420", 15.0
@@ -144,7 +145,7 @@ def wedges() -> list[dict]:
     """Ranges of tilts, sharp and soft."""
     box, rows = _BOX.value, []
     map_ = load_map(MAP, box, APIX)
-    for tilt in (60.0, 45.0):
+    for tilt in numbers(_TILTS.value) if _TILTS.value else ():
         planted = plant(
             map_[None], _N.value, _SNR.value, REACH, apix=APIX, seed=SEED.value, tilt_deg=tilt
         )
@@ -173,15 +174,16 @@ def of_wedges(kind: str, planted: Planted, map_: np.ndarray, true: np.ndarray) -
     """One set with every grid."""
     box, power = planted.stack.box, power_of(planted.stack)
     estimated, fitted = wedge.estimate(power).wedge, soft_wedge.fit_wedge(power)
-    grids = {"none": np.ones((box,) * 3, np.float32)}
+    grids = {}
     if estimated is not None:
         print(kind, "auto:", estimated.describe())
         grids["auto"] = wedge.region(box, estimated)
     if fitted is not None:
         print(kind, "fit:", fitted.describe())
         grids["fit"] = soft_wedge.region(box, fitted.wedge)
-    grids["true"] = true
-    grids |= {f"{name}, multiplied": grids[name] for name in ("fit", "true") if name in grids}
+        if fitted.fades:
+            grids["fit, multiplied"] = grids["fit"]
+    grids |= {"true": true, "none": np.ones((box,) * 3, np.float32)}
     return [
         row("wedge", kind, name,
             search(with_grid(planted, grid, "multiplied" in name), map_), map_)
@@ -248,7 +250,7 @@ def strengths() -> list[dict]:
     rng = np.random.default_rng(SEED.value)
     scale, share = rng.uniform(0.5, 1.5, _N.value), rng.uniform(0, 1, _N.value)
     sets = {"alike": (np.ones(_N.value), 0 * share)}
-    for most in map(float, _MOST_B.value.split(",")):
+    for most in numbers(_MOST_B.value):
         sets[f"B to {most:g}"] = (scale, most * share)
     for kind, values in sets.items():
         true = particle_weights.Strengths(*values, (0.0, 0.0)).gain(_BOX.value, SMALL_APIX)

@@ -38,6 +38,7 @@ _FLOOR = 0.02  # of the power outside
 _LEAST_RESIDUE = 1e-4
 _SOFTEST_VOX = 6.0
 _SHARP_VOX = 1e-3
+_FADING_VOX = 0.5
 _UNITS = np.array([1.0, 1.0, 7.0] + [1.0] * _KNOTS)  # a degree is about a seventh of a voxel
 
 
@@ -176,12 +177,20 @@ def _shape(wedge: SoftWedge, residue: Array, power: Power, window_vox: float) ->
 class Fitted:
     """A fitted wedge and the standard errors of its first and last tilt, by noise alone.
 
+    Particles that fade towards their last tilts hold less signal there: they are as if
+    multiplied by their sampling. Where edges are sharp, what is left in the wedge is noise.
+
     A window is not quite Gaussian: beyond these errors, limits are right within a degree and
     softness within a quarter of a voxel (box 32).
     """
 
     wedge: SoftWedge
     error_deg: np.ndarray  # [2]
+
+    @property
+    def fades(self) -> bool:
+        """Whether the edges are soft enough for particles to count as multiplied."""
+        return float(self.wedge.soft_vox) > _FADING_VOX
 
     def describe(self) -> str:
         """One line for logs."""

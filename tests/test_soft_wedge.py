@@ -127,6 +127,7 @@ def test_range_of_boxes_cut_from_a_tomogram(rng, tilts):
 def test_planted_softness(rng, tilts, soft):
     found = fit_wedge(power_of(filtered_noise(rng, 12, planted(*tilts, soft or 0.0))))
     assert_found(found, *tilts, soft)
+    assert found.fades == (soft is not None and soft > 0.5)
 
 
 def test_axis_x(rng):
@@ -172,6 +173,7 @@ def test_option_value_fit(rng, tmp_path):
     assert re.fullmatch(r"--wedge=fit: tilts -\d\d.* to \d\d.* voxels soft", said[0])
     wanted = wedge.region(32, wedge.Wedge(-60, 50))
     assert np.abs(sampling.shared - wanted).mean() < 0.02
+    assert not sampling.premultiplied
     noise = tmp_path / "noise.hdf"
     io.write_hdf(noise, list(rng.normal(size=(3, 32, 32, 32)).astype(np.float32)), 10.0)
     none = inputs.find_sampling(
