@@ -142,25 +142,23 @@ def find_sampling(text: str, premultiplied: bool, particles: Particles, say: Say
         return Sampling(None, weights.select(particles.rows), premultiplied)
     if premultiplied:
         raise InputError("--premultiplied: --wedge must name the file of sums of CTF squared")
-    return Sampling(_region(text, stack, say), None, False)
+    return _one_for_all(text, stack, say)
 
 
-def _region(text: str, stack: io.Stack, say: Say) -> np.ndarray:
+def _one_for_all(text: str, stack: io.Stack, say: Say) -> Sampling:
     """One grid for all particles: found in their power, or stated."""
+    nothing = "no missing wedge found, all of Fourier space counts as sampled"
+    whole = Sampling(np.ones((stack.box,) * 3, np.float32))
     if text == "fit":
         fitted = soft_wedge.fit_wedge(_mean_power(stack))
-        found = None if fitted is None else fitted.wedge
-        words = None if fitted is None else fitted.describe()
-    else:
-        found = wedge.estimate(_mean_power(stack)).wedge if text == "auto" else wedge.parse(text)
-        words = None if found is None else found.describe()
-    if text in ("auto", "fit"):
-        nothing = "no missing wedge found, all of Fourier space counts as sampled"
-        say(f"--wedge={text}: {words or nothing}")
-    if found is None:
-        return np.ones((stack.box,) * 3, np.float32)
-    soft = isinstance(found, soft_wedge.SoftWedge)
-    return soft_wedge.region(stack.box, found) if soft else wedge.region(stack.box, found)
+        say(f"--wedge=fit: {nothing if fitted is None else fitted.describe()}")
+        if fitted is None:
+            return whole
+        return Sampling(soft_wedge.region(stack.box, fitted.wedge), None, fitted.fades)
+    found = wedge.estimate(_mean_power(stack)).wedge if text == "auto" else wedge.parse(text)
+    if text == "auto":
+        say(f"--wedge=auto: {nothing if found is None else found.describe()}")
+    return whole if found is None else Sampling(wedge.region(stack.box, found))
 
 
 def _mean_power(stack: io.Stack) -> np.ndarray:
