@@ -219,6 +219,19 @@ def test_occupancy_shows_counts_and_percent_changed():
     assert shown == [0, 1, 2]
 
 
+@pytest.mark.parametrize("classes", [2, 3, 32])
+def test_classes_of_equal_size_are_all_seen(classes):
+    """Their lines are drawn one below the other, about where they belong."""
+    figure = plots.class_occupancy(np.full((4, classes), 24), np.zeros(4))
+    figure.draw_without_rendering()
+    heights = [line.get_transform().transform((1, 24))[1] for line in labelled(figure.axes[0])]
+    points = -np.diff(heights) * 72 / figure.dpi
+    assert (points > 0.3).all()
+    assert np.ptp(heights) * 72 / figure.dpi <= 12
+    middle = figure.axes[0].transData.transform((1, 24))[1]
+    assert abs(np.mean(heights) - middle) < 1e-6
+
+
 def test_occupancy_of_a_single_round_has_one_tick():
     lower = plots.class_occupancy(np.array([[3, 4]]), np.array([np.nan])).axes[1]
     low, high = lower.get_xlim()

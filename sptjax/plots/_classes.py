@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from .._errors import InputError
 from ._style import OKABE_ITO, add_legend, class_names, empty_figure, line_style, percent
 
+_SPREAD = 12.0  # points that the lines of all classes may be moved apart
 _MOST_COLUMNS = 12  # rounds of a flow that are drawn
 _BAR = 0.06  # half the width of a column, in rounds
 _GAP = 0.04  # between the classes of a column, of all particles
@@ -21,6 +23,9 @@ def class_occupancy(
     counts: np.ndarray, changed_fraction: np.ndarray, names: Sequence[str] | None = None
 ) -> Figure:
     """Particles in each class after each round, and the share that changed class.
+
+    Every line is drawn a little below the one before it, by points on the page, so that classes
+    of equal size do not hide each other.
 
     Args:
         counts: ``[rounds, classes]``.
@@ -36,8 +41,10 @@ def class_occupancy(
     rounds = np.arange(len(counts))
     figure = empty_figure(6.6, 4.6)
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(2.2, 1))
+    apart = _apart(figure, counts.shape[1])
     for index, name in enumerate(class_names(names, counts.shape[1])):
         style = {"marker": "o", "markersize": 4, **line_style(index)}
+        style["transform"] = upper.transData + apart[index]
         upper.plot(rounds, counts[:, index], label=name, **style)
     upper.set(ylabel="particles")
     upper.set_ylim(0, max(1.0, 1.06 * counts.max(initial=0)))
@@ -49,6 +56,14 @@ def class_occupancy(
     lower.set_xlim(-0.3, max(len(counts) - 1, 0) + 0.3)
     add_legend(figure)
     return figure
+
+
+def _apart(figure: Figure, count: int) -> list[ScaledTranslation]:
+    """Steps downwards on the page, one per class, about their middle."""
+    points = min(2.0, _SPREAD / max(count, 1))
+    middle = (count - 1) / 2
+    inches = figure.dpi_scale_trans
+    return [ScaledTranslation(0, (middle - i) * points / 72, inches) for i in range(count)]
 
 
 def class_flow(classes: np.ndarray, names: Sequence[str] | None = None) -> Figure:
