@@ -10,6 +10,7 @@ from _resolve import given
 
 from sptjax import options
 from sptjax._errors import InputError
+from sptjax._messages import warning
 from sptjax.align import (
     ALIGNERS,
     FINE_ALIGNERS,
@@ -94,14 +95,14 @@ def _by_radius(
     if not precision > 0:
         raise InputError(f"--precision={precision:g}: voxels above 0 are needed")
     if not radius:
-        say("--precision does nothing without --radius")
+        say(warning("--precision does nothing without --radius"))
         return aligner, fine
     if radius < 2 * apix:
         raise InputError(f"--radius={radius:g}: less than two voxels of {apix:g} A")
     if aligner is None:
         raise InputError("--radius and --align=None: there is no search to set steps for")
     if radius > box * apix * 3**0.5 / 2:
-        say(f"--radius={radius:g} reaches out of the box of {box * apix:.0f} A")
+        say(warning(f"--radius={radius:g} reaches out of the box of {box * apix:.0f} A"))
     if given("align") and re.search(r"delta|dphi|dalt|daz|:n=", values["align"]):
         say("--radius replaces the angular steps of --align")
     step = np.degrees(precision * apix / radius)

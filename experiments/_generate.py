@@ -17,6 +17,7 @@ from absl import flags
 
 from sptjax import generate, io, resolution
 from sptjax._errors import InputError
+from sptjax._messages import about, warning
 from sptjax.align import Found
 from sptjax.averaging import Averaging
 from sptjax.centring import Autocentre
@@ -192,7 +193,7 @@ def ignored(values: Values, say: Say) -> None:
     """Say which flags do nothing because references are given."""
     for name in ("hacref", "ssaref", "btref"):
         if values[name]:
-            say(f"--{name}={values[name]} does nothing: references are given")
+            say(warning(f"--{name}={values[name]} does nothing: references are given"))
 
 
 # ---------------------------------------------------------------- making
@@ -303,7 +304,7 @@ def _descent(recipe: Recipe, kitchen: Kitchen, say: Say) -> np.ndarray:
                 f"--refgenmethod=sgd: no particle chose map {empty[0]}; fewer maps (--nref), or"
                 " another --seed"
             )
-        say(f"{name if settings.maps == 1 else 'references'}: {_said(found, kitchen)}")
+        say(about(name if settings.maps == 1 else "references", _said(found, kitchen)))
         made += found.maps
     if len(made) > 1:
         made = generate.in_one_frame(
@@ -317,7 +318,7 @@ def _said(found: generate.Descent, kitchen: Kitchen) -> str:
     scores = ", ".join(f"{score:.1f}" for score in found.score)
     line = f"sgd, mean scores {scores} by seed"
     if len(found.runs) == 1:
-        return f"{line}; one seed cannot tell whether it converged (--sgdseeds)"
+        return warning(f"{line}; one seed cannot tell whether it converged (--sgdseeds)")
     others = np.delete(np.arange(len(found.runs)), found.best)
     other = others[np.argmax(found.agreement[others])]
     if found.fsc is None:
@@ -330,7 +331,7 @@ def _said(found: generate.Descent, kitchen: Kitchen) -> str:
             f"; in the two nearest runs {100 * found.agreement[other]:.0f} % of the particles lie"
             f" alike, and halves of them agree to {shown} (FSC 0.5)"
         )
-    return line if found.converged else f"{line}; the seeds do not agree: NOT CONVERGED"
+    return line if found.converged else warning(f"{line}; the seeds do not agree: NOT CONVERGED")
 
 
 # Generators that make all references in one call: recipe and kitchen to maps [c, n, n, n].
@@ -366,7 +367,7 @@ def _made(recipe: Recipe, kitchen: Kitchen, say: Say) -> tuple[np.ndarray, list[
     for rows, symmetry, name in zip(recipe.groups, recipe.symmetries, recipe.names):
         rows = np.array([i for i in rows if i in usable], int)
         one = MAKERS[recipe.method](material, rows, symmetry, kitchen)
-        say(f"{name}: {one.note}")
+        say(about(name, one.note))
         found.append(one)
     if len({s.name for s in recipe.symmetries}) == 1 and len(found) > 1:
         found = generate.in_one_frame(

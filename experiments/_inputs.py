@@ -15,6 +15,7 @@ from absl import flags
 
 from sptjax import io, resolution, soft_wedge, tables, wedge
 from sptjax._errors import InputError
+from sptjax._messages import about, warning
 from sptjax.align import Found
 from sptjax.particles import Sampling
 from sptjax.phantom import fit_map
@@ -147,17 +148,17 @@ def find_sampling(text: str, premultiplied: bool, particles: Particles, say: Say
 
 def _one_for_all(text: str, stack: io.Stack, say: Say) -> Sampling:
     """One grid for all particles: found in their power, or stated."""
-    nothing = "no missing wedge found, all of Fourier space counts as sampled"
+    nothing = warning("no missing wedge found, all of Fourier space counts as sampled")
     whole = Sampling(np.ones((stack.box,) * 3, np.float32))
     if text == "fit":
         fitted = soft_wedge.fit_wedge(_mean_power(stack))
-        say(f"--wedge=fit: {nothing if fitted is None else fitted.describe()}")
+        say(about("--wedge=fit", nothing if fitted is None else fitted.describe()))
         if fitted is None:
             return whole
         return Sampling(soft_wedge.region(stack.box, fitted.wedge), None, fitted.fades)
     found = wedge.estimate(_mean_power(stack)).wedge if text == "auto" else wedge.parse(text)
     if text == "auto":
-        say(f"--wedge=auto: {nothing if found is None else found.describe()}")
+        say(about("--wedge=auto", nothing if found is None else found.describe()))
     return whole if found is None else Sampling(wedge.region(stack.box, found))
 
 

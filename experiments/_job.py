@@ -21,6 +21,7 @@ import numpy as np
 from sptjax import console, distributed, io, planner, reporting, symmetry, workdir
 from sptjax._chunk import use_only
 from sptjax._errors import InputError
+from sptjax._messages import step, warning
 from sptjax.comparators import Matched
 from sptjax.copies import Pipelines
 from sptjax.outputs import OutputSettings
@@ -201,13 +202,13 @@ def carry_out(
         storage=storage,
         hosts=hosts,
     )
-    console.say(str(plan))
+    console.say(step(str(plan)))
     if values["verbose"] >= reporting.DEBUG:
         jax.config.update("jax_log_compiles", True)
-        console.say(f"settings: {refine}")
+        console.say(step(f"settings: {refine}"))
     recipe = references if isinstance(references, _generate.Recipe) else None
     state = _execute(job, values, particles, recipe)
-    console.say(f"averages: {folder / values['output']}")
+    console.say(step(f"averages: {folder / values['output']}"))
     return state
 
 
@@ -222,7 +223,7 @@ def _refine_settings(
     stack, apix = particles.stack, particles.apix
     alignment = _alignment.settings(values, stack.box, apix, console.say)
     if values["breaksym"] and all(s.name == "c1" for s in symmetries):
-        console.say("--breaksym: without symmetry there is nothing to break")
+        console.say(warning("--breaksym: without symmetry there is nothing to break"))
     only = values["oneclass"]
     if only is not None and only >= len(symmetries):
         raise InputError(f"--oneclass={only}: there are {len(symmetries)} classes, from 0 on")
@@ -348,8 +349,10 @@ def _warn_of_full_disk(values: Values, folder: pathlib.Path, count: int, box: in
     needed, free = copies * count * box**3 * 4, shutil.disk_usage(folder).free
     if needed > free:
         console.say(
-            f"warning: the particles to be written (--saveali, --saveallalign, --savepreproc) take"
-            f" about {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB left"
+            warning(
+                "warning: the particles to be written (--saveali, --saveallalign, --savepreproc)"
+                f" take about {needed / 2**30:.1f} GiB, {folder} has {free / 2**30:.1f} GiB left"
+            )
         )
 
 

@@ -11,6 +11,7 @@ from absl import flags
 
 from sptjax import io, options
 from sptjax._errors import InputError
+from sptjax._messages import warning
 from sptjax.averagers import AVERAGERS, Averager, Mean, MeanTomo
 from sptjax.averaging import Averaging
 from sptjax.centring import Autocentre
@@ -94,7 +95,7 @@ def pipelines(values: Values, box: int, apix: float, *, fine: bool, say: Say) ->
         raise InputError(f"preprocessing: {error}") from error
     last = shrink_fine if fine else shrink
     if values["tweak"] and last == 1:
-        say("--tweak: the last stage is not shrunk, there is nothing to do")
+        say(warning("--tweak: the last stage is not shrunk, there is nothing to do"))
     return made
 
 

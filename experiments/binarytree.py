@@ -24,6 +24,7 @@ from absl import flags
 
 from sptjax import console, generate, io, symmetry
 from sptjax._errors import InputError
+from sptjax._messages import about, warning
 
 _generator.define("spt_bt")
 with _help.group("input"):
@@ -56,7 +57,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> generate.Generated
     if values["nseedlimit"] == 1:
         raise InputError("--nseedlimit=1: a binary tree needs at least 2 particles")
     if values["breaksym"] and len(own) == 1:
-        console.say("--breaksym: without symmetry there is nothing to break")
+        console.say(warning("--breaksym: without symmetry there is nothing to break"))
     folder, kitchen = _generator.start("binarytree", values, argv, particles)
     settings = generate.TreeSettings(
         search_vox=kitchen.search_vox,
@@ -92,7 +93,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> generate.Generated
 
     result = _generator.guarded(folder, work)
     path = folder / "final_avg.hdf"
-    console.say(f"{path}: {result.note}")
+    console.say(about(path, result.note))
     done = [
         "Pairs of particles were aligned and averaged, then pairs of these averages, and so on.",
         f"What came out: {result.note}.",

@@ -28,6 +28,7 @@ from absl import flags
 
 from sptjax import console, distributed, symmetry, workdir
 from sptjax._errors import InputError
+from sptjax._messages import step, warning
 from sptjax.io import ClassMatrix
 from sptjax.state import RefineState
 
@@ -94,7 +95,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     _report.begin(folder)
     for c in wanted:
         rows = np.flatnonzero(matrix.classes == c)
-        console.say(f"class {c}: {len(rows)} particles")
+        console.say(step(f"class {c}: {len(rows)} particles"))
         again = values["resume"] and any(folder.glob(f"class{c}_*"))
         alone = dict(values, path=str(folder / f"class{c}"), oneclass=None, resume=again)
         part = particles.select(rows)
@@ -171,8 +172,10 @@ def half_references(
         both = _inputs.randomised(both, randphase, apix, seed)
     else:
         console.say(
-            "--refrandphase=0: the halves start from the same phases (a low-passed reference, or"
-            " --refrandphase=60, makes them independent)"
+            warning(
+                "--refrandphase=0: the halves start from the same phases (a low-passed reference,"
+                " or --refrandphase=60, makes them independent)"
+            )
         )
     return both[:, None]
 

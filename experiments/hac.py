@@ -27,6 +27,7 @@ from absl import flags
 
 from sptjax import console, generate, io, plots, rotation, run_report, symmetry
 from sptjax._errors import InputError
+from sptjax._messages import about
 
 _generator.define("spt_hac")
 with _help.group("references"):
@@ -150,7 +151,7 @@ def _all(
         _generator.write_map(here / "final_avg.hdf", result, kitchen, plot=values["plots"])
         if values["saveali"]:
             _generator.write_aligned(here / "final_ali_stack.hdf", result, kitchen)
-        console.say(f"{here / 'final_avg.hdf'}: {result.note}")
+        console.say(about(here / "final_avg.hdf", result.note))
         made.append(_report.Made(here / "final_avg.hdf", len(result.indices)))
         said.append(f"What came out ({here.name}): {result.note}.")
     return found, made, said

@@ -26,6 +26,7 @@ from absl import flags
 
 from sptjax import console, msa, options, particles, rotation, symmetry, workdir
 from sptjax._errors import InputError
+from sptjax._messages import step
 from sptjax.averagers import AVERAGERS
 from sptjax.averaging import Averaging
 from sptjax.preprocess import Pipeline
@@ -127,8 +128,9 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> msa.Sorted:
         raise
     msa.write(found, len(stack), pathlib.Path(folder), apix, pictures=values["plots"])
     share = ", ".join(f"{100 * x:.1f} %" for x in found.components.share)
-    console.say(f"shares of the variance: {share}; classes of {np.bincount(found.classes)}")
-    console.say(f"averages: {folder / 'class_avgs_msa.hdf'}")
+    sizes = np.bincount(found.classes)
+    console.say(step(f"shares of the variance: {share}; classes of {sizes}"))
+    console.say(step(f"averages: {folder / 'class_avgs_msa.hdf'}"))
     _report.of_sorting(folder, values, found, len(stack), apix)
     return found
 

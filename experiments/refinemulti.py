@@ -29,6 +29,7 @@ from absl import flags
 
 from sptjax import console, distributed, symmetry, workdir
 from sptjax._errors import InputError
+from sptjax._messages import step, warning
 from sptjax.io import ClassMatrix
 from sptjax.state import RefineState
 
@@ -48,14 +49,16 @@ def class_symmetries(sym: str, syms: str, count: int) -> tuple[symmetry.Symmetry
     """One symmetry per class; a short ``--syms`` is filled up with ``--sym``."""
     names = [name.strip() for name in syms.split(",") if name.strip()]
     if len(names) > count:
-        console.say(f"--syms: {len(names)} entries for {count} classes, the last are ignored")
+        text = f"--syms: {len(names)} entries for {count} classes, the last are ignored"
+        console.say(warning(text))
     return tuple(symmetry.parse(name) for name in [*names, *[sym] * count][:count])
 
 
 def class_references(maps: np.ndarray, count: int, randphase: float, apix: float, seed: int):
     """Copies of the maps given, one per class, told apart by random phases if need be."""
     if len(maps) > count:
-        console.say(f"--ref: {len(maps)} maps for {count} classes, the last are not used")
+        text = f"--ref: {len(maps)} maps for {count} classes, the last are not used"
+        console.say(warning(text))
     copies = maps[np.arange(count) % len(maps)]
     if randphase == 0 and len(maps) < count:
         randphase = _RANDOM_BEYOND
@@ -84,7 +87,7 @@ def run(*, values: Mapping[str, Any], argv: Sequence[str]) -> RefineState:
     states, seeds = [], [values["seed"] + i for i in range(values["nseeds"])]
     try:
         for i, seed in enumerate(seeds):
-            console.say(f"seed {seed}, {i + 1} of {len(seeds)}")
+            console.say(step(f"seed {seed}, {i + 1} of {len(seeds)}"))
             again = values["resume"] and any(folder.glob(f"seed{seed}_*"))
             own = {"path": str(folder / f"seed{seed}"), "seed": seed, "resume": again, "nseeds": 1}
             states.append(_run({**values, **own}, argv, hosts))

@@ -25,6 +25,7 @@ from absl import flags
 
 from sptjax import console, generate, io, options, resample, symmetry
 from sptjax._errors import InputError
+from sptjax._messages import about, step
 from sptjax._types import Pose
 from sptjax.comparators import COMPARATORS, Comparator, compare
 from sptjax.selection import Selection
@@ -118,7 +119,7 @@ def run(
 
     found, together = _generator.guarded(folder, work)
     median = f"median score {np.median(found.score):.3f}"
-    console.say(f"{folder / 'symxform.json'}: {median}")
+    console.say(step(f"{folder / 'symxform.json'}: {median}"))
     done = [f"Every particle was brought onto the axes of its own {own.name} symmetry ({median})."]
     made = []
     if together is not None:
@@ -197,7 +198,7 @@ def _write_average(values, folder, together: generate.Together, kitchen: _genera
     if values["savesteps"]:
         for k, kept in enumerate(together.rounds):
             io.write_json(folder / f"kept_ptcls_{k}.json", {"kept": rows[kept].tolist()})
-    console.say(f"{folder / 'final_avg.hdf'}: {result.note}")
+    console.say(about(folder / "final_avg.hdf", result.note))
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
+from ._messages import logged
+
 
 class Transcript:
     """Lines that were said, in memory until they have a file.
@@ -25,7 +27,7 @@ class Transcript:
             self._lines.append(text)
             return
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(text + "\n")
+            file.write(logged(text))
 
     def keep(self, path: str | os.PathLike[str]) -> None:
         """Write the lines so far to a file, and all later ones at once."""
@@ -48,7 +50,7 @@ def say(text: str) -> None:
     """Print one line at once, clear of any progress bar.
 
     Args:
-        text: the line.
+        text: the line; a :class:`sptjax._messages.Message` where it is more or less than a note.
     """
     if not _silenced:
         tqdm.write(text)

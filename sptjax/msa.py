@@ -13,6 +13,7 @@ import numpy as np
 
 from . import classify, fourier, io, masks, pca, plots, rotation
 from ._errors import InputError
+from ._messages import warning
 from ._types import Volume
 from .averaging import Assigned, Averaging, average_classes
 from .io._atomic import atomic_path
@@ -273,7 +274,8 @@ def write_split(
     for c, symmetry in enumerate(symmetries):
         posed = members(state, c)
         if len(posed.indices) <= max(settings.components, settings.classes):
-            say(f"--ncls, --nbasis: class {c} has {len(posed.indices)} particles, too few to sort")
+            count = len(posed.indices)
+            say(warning(f"--ncls, --nbasis: class {c} has {count} particles, too few to sort"))
             continue
         found = sort(posed, stack, sampling, symmetry, averaging, apix, settings, progress=progress)
         prefix = f"class{c}_" if several else ""

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import average, averagers, io
 from ._chunk import padded_batches
+from ._messages import warning
 from ._types import Pose, Volume
 from .averaging import Averaging, aligned_volumes
 from .bootstrap import Batch, bootstrap
@@ -146,7 +147,8 @@ def write_bootstrap(
     for c in range(len(state.maps)):
         members = (state.classes == c) & state.used
         if members.sum() < 3:
-            say(f"--resample: class {c} has {members.sum()} particles, at least 3 are needed")
+            count = members.sum()
+            say(warning(f"--resample: class {c} has {count} particles, at least 3 are needed"))
             continue
         rows = np.flatnonzero(members)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import outputs
+from ._messages import Message, step, warning
 from .particles import Stack
 from .state import RefineState
 
@@ -22,7 +23,7 @@ _REASON = {1: "NaN or infinity", 2: "no contrast"}
 _SHOWN = 20  # excluded particles
 
 
-def excluded(status: np.ndarray, stack: Stack) -> list[str]:
+def excluded(status: np.ndarray, stack: Stack) -> list[Message]:
     """Which particles are left out, and why.
 
     Args:
@@ -36,9 +37,9 @@ def excluded(status: np.ndarray, stack: Stack) -> list[str]:
     lines = []
     for i in bad[:_SHOWN]:
         name = getattr(stack, "name", "particle {}".format)(int(i))
-        lines.append(f"excluded: {name} ({_REASON[int(status[i])]})")
+        lines.append(warning(f"excluded: {name} ({_REASON[int(status[i])]})"))
     if len(bad) > _SHOWN:
-        lines.append(f"excluded: {len(bad) - _SHOWN} more particles")
+        lines.append(warning(f"excluded: {len(bad) - _SHOWN} more particles"))
     return lines
 
 
@@ -67,7 +68,7 @@ def record(
 
 def lines(
     after: RefineState, record: dict[str, Any], rounds: int, *, gold_standard: bool, level: int
-) -> list[str]:
+) -> list[Message]:
     """How a round went.
 
     Args:
@@ -82,27 +83,31 @@ def lines(
     shown = ", ".join(_angstrom(r) for r in best)
     label = "FSC .143" if gold_standard else "FSC .143 (halves share a reference)"
     said = [
-        f"round {after.round + 1}/{rounds}: {100 * record['changed_fraction']:.1f} % changed"
-        f" class, mean score {record['mean_score']:.2f}, {label} {shown} A,"
-        f" classes {record['particles_per_class']}, {record['seconds']:.1f} s"
+        step(
+            f"round {after.round + 1}/{rounds}: {100 * record['changed_fraction']:.1f} % changed"
+            f" class, mean score {record['mean_score']:.2f}, {label} {shown} A,"
+            f" classes {record['particles_per_class']}, {record['seconds']:.1f} s"
+        )
     ]
     if not after.told_apart:
         said.append(
-            "the particles do not tell classes apart yet: all go on from their common average"
+            warning(
+                "the particles do not tell classes apart yet: all go on from their common average"
+            )
         )
     said += [
-        f"class {c} was empty and got the least certain half of the largest class"
+        warning(f"class {c} was empty and got the least certain half of the largest class")
         for c in after.reseeded
     ]
     if level >= PER_CLASS:
-        said += [_class_line(after, c, best[c]) for c in range(len(after.maps))]
+        said += [step(_class_line(after, c, best[c])) for c in range(len(after.maps))]
     if level >= PER_PARTICLE:
         members = np.flatnonzero(after.classes >= 0).tolist()
-        said += [_particle_line(after, i, level) for i in members]
+        said += [step(_particle_line(after, i, level)) for i in members]
     if level >= DEBUG and resource is not None:
         unit = 2**30 if sys.platform == "darwin" else 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        said.append(f"peak memory {peak:.2f} GiB")
+        said.append(step(f"peak memory {peak:.2f} GiB"))
     return said
 
 

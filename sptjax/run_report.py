@@ -12,22 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import report, workdir
+from ._messages import Level, Message, read
 from ._run_files import describe
 
 MESSAGES = "messages.log"  # what the run printed (see :func:`sptjax.console.keep`)
 NAME = "report.html"
 
-# Lines that a run prints in any case: they are kept with the messages alone.
-_ROUTINE = re.compile(
-    r"round \d+/|averages: |converged: |calibration on |resuming |memory: |settings: |peak memory"
-    r"|particle \d+: |class \d+: \d+ particles|seed \d+, |shares of the variance|.*: median score"
-)
-# Words of lines that ask for attention; all other lines are notes.
-_ALARMING = re.compile(
-    r"^warning|^excluded|NOT CONVERGED|do not tell classes apart|no clearer than chance|was empty"
-    r"|is damaged|cannot tell|too few|are needed|does nothing|not used|are ignored|same phases"
-    r"|there is nothing|no missing wedge found|reaches out of"
-)
 _MOST_LINES = 2000  # messages in a report
 _LINE = 92  # characters of a command before it goes on in the next line
 # Options that say what the particles are, and their defaults; they go on with the particles.
@@ -64,7 +54,7 @@ def write(
     root = pathlib.Path(folder)
     manifest = workdir.read_manifest(root)
     messages = _messages(root)
-    said = [line for line in dict.fromkeys(messages) if not _ROUTINE.match(line)]
+    said = list(dict.fromkeys(messages))
     versions = ", ".join(f"{name} {number}" for name, number in manifest.versions.items())
     page = report.Report(
         title=f"{manifest.program}: {root.resolve().name}",
@@ -77,8 +67,8 @@ def write(
         ),
         command=_in_lines(_spoken(manifest.command)),
         done=done,
-        warnings=[line for line in said if _ALARMING.search(line)],
-        notes=[line for line in said if not _ALARMING.search(line)],
+        warnings=[line for line in said if line.level is Level.WARNING],
+        notes=[line for line in said if line.level is Level.NOTE],
         table=table,
         pictures=[
             report.Picture(one.title, one.caption, (root / one.name).read_bytes())
@@ -173,9 +163,10 @@ def _in_lines(words: Sequence[str]) -> str:
     return " \\\n".join(lines)
 
 
-def _messages(root: pathlib.Path) -> list[str]:
+def _messages(root: pathlib.Path) -> list[Message]:
     path = root / MESSAGES
-    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [read(line) for line in text.splitlines()]
 
 
 def _files(root: pathlib.Path, named: Mapping[str, str]) -> list[report.File]:

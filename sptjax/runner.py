@@ -26,6 +26,7 @@ from . import (
     workdir,
 )
 from ._errors import InputError
+from ._messages import step, warning
 from .align import Found
 from .calibration import calibrate
 from .copies import Copies, Pipelines, load_copies
@@ -146,7 +147,7 @@ def execute(run: Run, *, resume: bool, say: Say, progress: Progress) -> RefineSt
             _complete_log(run, history)
         state = after
     if history.stop:
-        say(f"converged: {history.stop}")
+        say(step(f"converged: {history.stop}"))
     if leads:
         _finish(run, state, history, say, progress)
     run.hosts.wait("finished")
@@ -198,8 +199,10 @@ def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineStat
         share, expected = found.noise_share, found.expected_score
         if found.count:
             say(
-                f"calibration on {found.count} particles: a particle at its pose is expected to"
-                f" score {found.expected_score:.1f}"
+                step(
+                    f"calibration on {found.count} particles: a particle at its pose is expected"
+                    f" to score {found.expected_score:.1f}"
+                )
             )
         if found.count and run.fit_transfer:
             references = _with_transfer(references, found.gain, copies.coarse.scale)
@@ -267,7 +270,7 @@ def _load(run: Run, say: Say) -> tuple[RefineState | None, _History]:
     if last is None:
         return None, history
     for name in last.skipped:
-        say(f"{name} is damaged and was left aside")
+        say(warning(f"{name} is damaged and was left aside"))
     meta = dict(last.meta)
     for name in vars(history):
         setattr(history, name, meta.pop(name))
@@ -275,7 +278,7 @@ def _load(run: Run, say: Say) -> tuple[RefineState | None, _History]:
     state = RefineState(**last.arrays, **meta)
     if run.hosts.leads:
         _complete_log(run, history)
-    say(f"resuming after round {state.round}" if state.round >= 0 else "resuming at the start")
+    say(step(f"resuming {f'after round {state.round}' if state.round >= 0 else 'at the start'}"))
     return state, history
 
 
@@ -316,7 +319,8 @@ def _write_extra_steps(run: Run, state: RefineState) -> None:
 
 def _finish(run: Run, state: RefineState, history: _History, say: Say, progress: Progress) -> None:
     if not state.told_apart:
-        say("the classes are no clearer than chance: more rounds, or fewer classes, may help")
+        text = "the classes are no clearer than chance: more rounds, or fewer classes, may help"
+        say(warning(text))
     outputs.write_final(state, run.output)
     means = [record["mean_score"] for record in history.records]
     outputs.write_mean_scores(means, run.output)

@@ -12,7 +12,7 @@ import script_runs
 from html_page import Page
 from option_runs import APIX, CLASSES, COUNT
 
-from sptjax import _run_files, console, io, results, run_report, workdir
+from sptjax import _messages, _run_files, console, io, results, run_report, workdir
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -243,7 +243,7 @@ def test_messages_and_warnings_of_the_run_are_kept_over_a_resume(bench, capsys):
     script_runs.call("refinemulti", *words)
     folder = workdir.latest(stem)
     printed = capsys.readouterr().out.splitlines()
-    kept = (folder / "messages.log").read_text().splitlines()
+    kept = [_messages.read(x) for x in (folder / "messages.log").read_text().splitlines()]
     assert [line for line in printed if not line.startswith("averages")] == kept[: len(printed) - 1]
     page = read(folder)
     (warned,) = (text for a, text in page.all("ul") if a["class"] == "warnings")
@@ -270,11 +270,12 @@ def test_a_transcript_belongs_to_its_run(tmp_path):
         with console.transcript():
             console.say("early")
             console.keep(tmp_path / "inner.log")
-            console.say("late")
-        console.say("after")
+            console.say(_messages.warning("late"))
+        console.say(_messages.step("after"))
     console.say("outside")
-    assert (tmp_path / "inner.log").read_text() == "early\nlate\n"
-    assert (tmp_path / "outer.log").read_text() == "before\nearly\nlate\nafter\n"
+    early = "note    early\nwarning late\n"
+    assert (tmp_path / "inner.log").read_text() == early
+    assert (tmp_path / "outer.log").read_text() == f"note    before\n{early}step    after\n"
 
 
 def test_a_run_that_fails_leaves_no_folder(bench):

@@ -275,16 +275,18 @@ def hac_reference(dendrogram: Dendrogram) -> Generated:
             f" ({dendrogram.stopped}): there is no average"
         )
     single = [dendrogram.nodes[i].score for i in dendrogram.rounds[0].made]
-    said = ""
+    note = (
+        f"hierarchical classification: {len(top)} of {len(dendrogram.indices)} particles in"
+        f" the largest average after {len(dendrogram.rounds)} rounds ({dendrogram.stopped}),"
+        f" last merged with {top.score:.1f} sigma"
+    )
     if top.round > 0:
-        said = verdict(float(np.mean(single)), top.score, np.log2(len(top) / 2))
+        note = verdict(note, float(np.mean(single)), top.score, np.log2(len(top) / 2))
     return Generated(
         map=top.map,
         indices=dendrogram.indices[top.members],
         rotation=top.rotation,
         shift=top.shift,
         score=np.full(len(top), top.score),
-        note=f"hierarchical classification: {len(top)} of {len(dendrogram.indices)} particles in"
-        f" the largest average after {len(dendrogram.rounds)} rounds ({dendrogram.stopped}),"
-        f" last merged with {top.score:.1f} sigma{said}",
+        note=note,
     )

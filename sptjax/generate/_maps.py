@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 import jax.numpy as jnp
 import numpy as np
 
+from .._messages import warning
 from ..averaging import Assigned, Averages, Averaging, average_classes
 from ..centring import Autocentre, centre_shift
 from ..symmetry import Symmetry, parse
@@ -28,7 +29,7 @@ class Generated:
         rotation: of each, particle to map, ``[m, 3, 3]``.
         shift: ``[m, 3]``, raw voxels.
         score: ``[n]``, of each; what it means is the generator's.
-        note: one line about how it went.
+        note: one line about how it went, a warning if not well.
     """
 
     map: np.ndarray
@@ -39,20 +40,21 @@ class Generated:
     note: str = ""
 
 
-def verdict(first: float, last: float, doublings: float) -> str:
-    """What a note says where averages agree no better than single particles do.
+def verdict(line: str, first: float, last: float, doublings: float) -> str:
+    """A note, or a warning where averages agree no better than single particles do.
 
     Scores between objects of more and more particles grow with what they have in common; those
     between averages of noise stay where chance puts them.
 
     Args:
+        line: the note.
         first: mean evidence between single particles.
         last: between averages.
         doublings: how often the particles of an object doubled from the one to the other.
     """
     if last > CHANCE and last > (1 + GROWTH * doublings) * first:
-        return ""
-    return "; averages agree no better than single particles do: NOT CONVERGED"
+        return line
+    return warning(f"{line}; averages agree no better than single particles do: NOT CONVERGED")
 
 
 def raw_maps(

@@ -238,15 +238,17 @@ def symmetry_reference(together: Together) -> Generated:
         together: particles brought to their symmetry axes.
     """
     used, poses, grown = together.used, together.poses, together.grown
-    said = verdict(grown[0], grown[-1], len(grown) - 1) if len(grown) > 1 else ""
+    note = (
+        f"self-symmetry: {int(used.sum())} of {len(used)} particles, median evidence"
+        f" {np.median(poses.score):.1f} sigma"
+    )
     return Generated(
         map=together.map,
         indices=poses.indices[used],
         rotation=poses.rotation[used],
         shift=poses.shift[used],
         score=poses.score[used],
-        note=f"self-symmetry: {int(used.sum())} of {len(used)} particles, median evidence"
-        f" {np.median(poses.score):.1f} sigma{said}",
+        note=verdict(note, grown[0], grown[-1], len(grown) - 1) if len(grown) > 1 else note,
     )
 
 

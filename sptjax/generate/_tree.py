@@ -140,13 +140,14 @@ def tree_reference(tree: Tree) -> Generated:
     member = last.node == 0
     depth = len(tree.levels) - 1
     means = [float(level.score.mean()) for level in tree.levels[1:]]
-    said = verdict(means[0], means[-1], depth - 1) if depth > 1 else ""
+    shown = ", ".join(f"{x:.1f}" for x in means)
+    count = len(tree.indices)
+    note = f"binary tree of {count} particles, {depth} levels, mean evidence {shown} sigma"
     return Generated(
         map=last.maps[0],
         indices=tree.indices[member],
         rotation=last.rotation[member],
         shift=last.shift[member],
         score=np.full(member.sum(), last.score[0]),
-        note=f"binary tree of {len(tree.indices)} particles, {depth} levels,"
-        f" mean evidence {', '.join(f'{x:.1f}' for x in means)} sigma{said}",
+        note=verdict(note, means[0], means[-1], depth - 1) if depth > 1 else note,
     )
