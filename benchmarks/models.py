@@ -149,7 +149,8 @@ def wedges() -> list[dict]:
         planted = plant(
             map_[None], _N.value, _SNR.value, REACH, apix=APIX, seed=SEED.value, tilt_deg=tilt
         )
-        rows += of_wedges(f"+-{tilt:g}", planted, map_, planted.sampling.shared)
+        true = planted.sampling.grids(np.arange(1))
+        rows += of_wedges(f"+-{tilt:g}", planted, map_, true)
     whole, clean = (
         plant(map_[None], _N.value, snr, REACH, apix=None, seed=SEED.value, tilt_deg=90.0)
         for snr in (WHITE_SNR, 1e9)
