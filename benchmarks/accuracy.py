@@ -288,6 +288,7 @@ def draw(rows: list[dict], path: str) -> None:
         axes.set_yscale("linear" if part == "success" else "log")
     grid[0, 0].set_ylim(-0.04, 1.04)
     grid[0, 0].set_xscale("log")
+    grid[0, 0].xaxis.set_major_formatter("{x:g}")
     grid[1, 0].yaxis.set_major_formatter("{x:g}")
     grid[2, 0].yaxis.set_major_formatter("{x:g}")
     figure.supxlabel("variance of the map over that of the noise", fontsize=9)
