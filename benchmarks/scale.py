@@ -100,9 +100,9 @@ def measure(work: dict) -> dict:
         state = initial_state(map_, len(stack), gold_standard=True, expected_score=15.0)
         if work["count"] <= 2 * _SHARED.value:  # many particles compile in no time of theirs
             refine_round(state, copies, stack, planted.sampling, settings)
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         refine_round(state, copies, stack, planted.sampling, settings)
-        seconds = time.perf_counter() - begun
+        seconds, used = time.perf_counter() - begun, time.process_time() - used
     size = planner.Size(work["count"], _BOX.value, (_BOX.value,), 1, 2, processes=work["processes"])
     predicted = planner.PROGRAM + planner.working_bytes(size, 768 * 2**20, planner.READ[0])
     return {
@@ -111,6 +111,7 @@ def measure(work: dict) -> dict:
         "devices": jax.local_device_count(),
         "read_ms_each": 1e3 * read / work["count"],
         "round_ms_each": 1e3 * seconds / work["count"],
+        "round_cpu_ms_each": 1e3 * used * work["processes"] / work["count"],
         "peak_GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "predicted_GB": predicted / 1e9,
     }

@@ -157,7 +157,7 @@ def averaging(values: Values) -> Averaging:
     )
     if averager is None:
         raise InputError("--averager: an averager is needed")
-    if values["weighbyscale"] and not isinstance(averager, MeanTomo):
+    if values.get("weighbyscale") and not isinstance(averager, MeanTomo):
         raise InputError("--weighbyscale: frequencies are weighed by --averager=mean.tomo alone")
     before = [processor(values, name) for name in ("preavgproc1", "preavgproc2")]
     for name, step in zip(("preavgproc1", "preavgproc2"), before):

@@ -189,21 +189,29 @@ def wiener_gain(curve: Curve, threshold: float = 0.143) -> Curve:
     ``2 FSC / (1 + FSC)``: the Wiener filter ``SSNR / (SSNR + 1)``, the squared figure of merit
     of Rosenthal & Henderson (2003, J Mol Biol 333:721). It is averaged over three neighbouring
     shells with weights 1/4, 1/2, 1/4, falls to 0 by half a cosine over the last three shells
-    above the threshold, and is 0 from the first shell below it on. A curve that stays above
-    is not tapered. Use it with :func:`sptjax.fourier.radial_filter`.
+    above the threshold, and is 0 from the first shell on where the curve, averaged likewise, is
+    below it: one shell of weak contrast transfer or of chance does not end a map. A curve that
+    stays above is not tapered. Use it with :func:`sptjax.fourier.radial_filter`.
 
     Args:
         curve: FSC of two independent half maps.
         threshold: FSC at which the map ends.
     """
+    curve = curve.at[0].set(curve[1])  # one coefficient tells nothing about its error
     known = jnp.clip(jnp.nan_to_num(curve), 0, 1)
-    known = known.at[0].set(known[1])  # one coefficient tells nothing about its error
-    padded = jnp.pad(2 * known / (1 + known), 1, mode="edge")
-    smooth = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
-    limit = band_limit(curve, threshold)
+    smooth = _three_shells(2 * known / (1 + known))
+    finite = jnp.isfinite(curve).astype(curve.dtype)
+    mean = _three_shells(jnp.nan_to_num(curve)) / jnp.maximum(_three_shells(finite), 0.25)
+    limit = band_limit(jnp.where(finite > 0, mean, jnp.nan), threshold)
     width = jnp.where(limit < curve.shape[0], jnp.minimum(3, limit // 3), 0)
     left = jnp.clip((limit - jnp.arange(curve.shape[0])) / (width + 1), 0, 1)
     return smooth * (0.5 - 0.5 * jnp.cos(jnp.pi * left))
+
+
+def _three_shells(curve: Curve) -> Curve:
+    """Mean over neighbours, weights 1/4, 1/2, 1/4."""
+    padded = jnp.pad(curve, 1, mode="edge")
+    return 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
 
 
 def _shell_sum(values: Float[Array, "z y h"], box: int) -> Curve:

@@ -183,6 +183,19 @@ def test_wiener_gain_follows_the_fsc_and_ends_at_the_limit():
     np.testing.assert_allclose(resolution.wiener_gain(jnp.ones(9)), 1, atol=1e-6)
 
 
+def test_one_weak_shell_does_not_end_a_map():
+    curve = np.full(17, 0.4, np.float32)
+    curve[12:] = 0.0
+    weak = curve.copy()
+    weak[5] = 0.05  # a zero of the contrast transfer, or chance
+    gain, clear = (np.asarray(resolution.wiener_gain(jnp.asarray(x))) for x in (weak, curve))
+    np.testing.assert_allclose(gain[8:], clear[8:])
+    assert 0 < gain[5] < clear[5]
+    assert gain[6:11].min() > 0
+    weak[5:8] = 0.05  # three in a row do
+    np.testing.assert_array_equal(resolution.wiener_gain(jnp.asarray(weak))[6:], 0)
+
+
 def test_wiener_gain_minimises_the_error_of_the_merged_map(rng):
     box = 32
     signal = coloured(rng, box, 7.0)
