@@ -185,7 +185,9 @@ def plan_search(
     candidates = 12 if clear >= 1.5 else 32 if clear >= 1.0 else 96
     middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
     bands = sorted({min(k, final_k) for k in (*middle, final_k)})
-    keeps = [max(keep, 4, candidates // 8), max(keep, 2, candidates // 24), keep][-len(bands) :]
+    first, second = (2, 8) if clear < 1.0 else (8, 24)  # faint: the low bands mislead
+    keeps = [max(keep, 4, candidates // first), max(keep, 2, candidates // second), keep]
+    keeps = keeps[-len(bands) :]
     stages = tuple(Stage(k, 3, m) for k, m in zip(bands, keeps))
     return SearchPlan(
         box=box,
