@@ -134,4 +134,4 @@ def _regression(
         jnp.asarray(found.rotation[good, 0]),
         jnp.asarray(found.shift[good, 0]),
         box=particles.box,
-    )
+    ).summed()

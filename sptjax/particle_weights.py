@@ -7,7 +7,7 @@ A whitened particle (see :mod:`sptjax.score`) is taken as
 with ``s`` how much of the signal it has (thickness of the ice, dose, occupancy) and ``B`` in
 square angstrom how fast that falls off (radiation damage, motion, errors of the pose), both
 relative to the mean of the particles: RELION's scale correction and CTF B-factor, M's weights.
-All that counts are two sums per shell (:func:`sptjax.transfer.regress_each`). For a given ``B`` the
+All that counts are two sums per shell (:func:`sptjax.transfer.regress`). For a given ``B`` the
 best ``s`` has a closed form; ``B`` follows by Newton's method on what is left.
 
 Weak particles tell neither. So ``s`` and ``B`` are normal in the population, whose means and
@@ -29,7 +29,7 @@ from scipy import optimize
 from ._chunk import padded_batches
 from .align import View, stack_tables
 from .comparators import Matched
-from .transfer import Regression, radial_transfer, regress_each
+from .transfer import Regression, radial_transfer, regress
 
 UNIT_A2 = 100.0  # of B inside
 _LEAST = np.array([1e-2, 2e-2])  # spreads that count as none: of the scale, of B in its unit
@@ -95,7 +95,7 @@ def regress_view(
     for c in np.unique(classes):
         table = eqx.tree_at(lambda t: (t.real, t.imag), tables, (tables.real[c], tables.imag[c]))
         for here, real in padded_batches(np.flatnonzero(classes == c), _BATCH):
-            part = regress_each(
+            part = regress(
                 table,
                 particles.observations(rows[here], Matched()),
                 vectors,
@@ -118,7 +118,7 @@ def fit_strengths(regression: Regression, box: int, apix: float) -> Strengths:
         apix: their voxel size, angstrom.
     """
     product, power = (np.asarray(x, np.float64) for x in (regression.product, regression.power))
-    common = radial_transfer(jax.tree.map(lambda x: x.sum(0), regression))
+    common = radial_transfer(regression.summed())
     product, power = product * common, power * common**2
     whole = product.sum() / max(power.sum(), 1e-30)
     if not whole > 0:  # no signal that could differ

@@ -23,9 +23,13 @@ class Regression(eqx.Module):
     power: Float[Array, "*n s"]  # sum of w^2 |G|^2
     total: Float[Array, "*n s"]  # sum of |p|^2
 
+    def summed(self) -> "Regression":
+        """Over the particles, ``[s]``."""
+        return jax.tree.map(lambda x: x.sum(0), self)
+
 
 @eqx.filter_jit
-def regress_each(
+def regress(
     table: SliceTable,
     observations: Observations,
     vectors: Float[Array, "k 3"],
@@ -35,6 +39,8 @@ def regress_each(
     box: int,
 ) -> Regression:
     """Regression sums of every particle against one reference at the poses ``x_ref = R x + t``.
+
+    Differentiable with respect to the reference, the weights and the poses.
 
     Args:
         table: the reference.
@@ -58,32 +64,6 @@ def regress_each(
         return Regression(*(jnp.zeros(shells).at[shell].add(x) for x in (product, power, total)))
 
     return jax.lax.map(one, (observations.data, weight, rotation, shift))
-
-
-def regress(
-    table: SliceTable,
-    observations: Observations,
-    vectors: Float[Array, "k 3"],
-    rotation: Float[Array, "n 3 3"],
-    shift: Float[Array, "n 3"],
-    *,
-    box: int,
-) -> Regression:
-    """Those of a batch: the sums of :func:`regress_each`.
-
-    All functions here go over pytrees: a :class:`Regression` is differentiable with respect to
-    the reference, the weights and the poses.
-
-    Args:
-        table: the reference.
-        observations: ``n`` particles.
-        vectors: their frequencies (kx, ky, kz).
-        rotation: particle to reference.
-        shift: ``t``, voxels.
-        box: edge of the particle box.
-    """
-    parts = regress_each(table, observations, vectors, rotation, shift, box=box)
-    return jax.tree.map(lambda x: x.sum(0), parts)
 
 
 def radial_transfer(regression: Regression) -> np.ndarray:

@@ -149,10 +149,9 @@ def test_each_regression_is_its_own_and_their_sum_the_whole(set_of_two_kinds):
     seen = observe(values * weight.astype(values.dtype), weight, jnp.full(len(vectors), 2.0))
     table = resample.slice_table(jnp.asarray(map_), 8.0, 2)
     known = (table, seen, jnp.asarray(vectors, jnp.float32))
-    each = transfer.regress_each(*known, pose.rotation[:5], pose.shift[:5], box=24)
+    each = transfer.regress(*known, pose.rotation[:5], pose.shift[:5], box=24)
     assert each.product.shape == (5, 13)
-    whole = transfer.regress(*known, pose.rotation[:5], pose.shift[:5], box=24)
-    for part, total in zip(jax.tree.leaves(each), jax.tree.leaves(whole)):
+    for part, total in zip(jax.tree.leaves(each), jax.tree.leaves(each.summed())):
         np.testing.assert_allclose(part.sum(0), total, rtol=1e-5)
     shell = np.rint(np.linalg.norm(vectors, axis=1)).astype(int)
     data = np.abs(np.asarray(seen.data)) ** 2
@@ -200,7 +199,7 @@ def test_averages_by_fitted_strengths(set_of_two_kinds, differ):
         fourier.ball_coefficients(volumes, index) * weight.astype(jnp.complex64), weight, level
     )
     table = resample.slice_table(jnp.asarray(map_), 11.0, 2)
-    sums = transfer.regress_each(
+    sums = transfer.regress(
         table, seen, jnp.asarray(vectors, jnp.float32), pose.rotation, pose.shift, box=24
     )
     found = fit_strengths(sums, 24, apix)

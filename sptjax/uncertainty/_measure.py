@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -32,7 +33,14 @@ from ..score import Observations
 from ..symmetry import Symmetry
 from ._noise import Neighbours, NoiseModel, neighbours, nothing
 from ._posterior import SO3, Amplitudes, Linear, Posterior, posterior, shrunk
-from ._products import products, residual_sums, scores, slopes
+from ._products import (
+    Products,
+    at_steps,
+    gradient_at,
+    products,
+    residual_sums,
+    score_at,
+)
 from ._sampled import unclear, with_moments
 
 Progress = Callable[[Iterable, str], Iterable]
@@ -199,21 +207,29 @@ def _noise(
     return NoiseModel(jnp.asarray(power / count), jnp.asarray(near / np.float32(count)))
 
 
+def _in_batches(of: Callable[[np.ndarray], Any], count: int, title: str, progress: Progress) -> Any:
+    """A tree of arrays ``[count, ...]``, float64, from those of the rows of every batch."""
+    parts = [
+        jax.tree.map(lambda x, real=real: np.asarray(x, np.float64)[:real], of(rows))
+        for rows, real in progress(list(padded_batches(np.arange(count), BATCH)), title)
+    ]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
 def _linear(
     look: _Look, rows: np.ndarray, listed: Found, noise: NoiseModel, progress: Progress
 ) -> Linear:
     """Every particle linearised at each of its modes."""
-    n, m = listed.score.shape
-    out = [np.zeros((n, m, *shape)) for shape in ((7, 7), (7, 7), (7,))]
-    for here, real in progress(list(padded_batches(np.arange(n), BATCH)), "covariances"):
+
+    def of(here: np.ndarray) -> Products:
         turn, shift = listed.rotation[here], listed.shift[here]
-        found = products(
+        return products(
             look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
             _places(turn, shift), noise, look.around, look.group.box,
         )  # fmt: skip
-        for target, values in zip(out, (found.normal, found.spread, found.along)):
-            target[here[:real]] = np.asarray(values)[:real]
-    return Linear(*out)
+
+    found = _in_batches(of, len(rows), "covariances", progress)
+    return Linear(found.normal, found.spread, found.along)
 
 
 def _bent(
@@ -227,16 +243,19 @@ def _bent(
     """The same with the curvature of the score at the best modes."""
     amplitude, box = shrunk(linear.score, linear.unit_score, known), look.group.box
     steps = linear.steps(amplitude, box)
-    n, m = listed.score[:, :BENT].shape
-    found = np.zeros((n, m, 6, 6))
-    for here, real in progress(list(padded_batches(np.arange(n), BATCH)), "curvatures"):
-        turn, shift = listed.rotation[here, :m], listed.shift[here, :m]
-        values = slopes(
-            look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
-            _places(turn, shift), jnp.asarray(steps[here, :m], jnp.float32), box,
+    best = slice(0, BENT)
+
+    def of(here: np.ndarray) -> Array:
+        turn, shift = listed.rotation[here, best], listed.shift[here, best]
+        ahead = jnp.asarray(steps[here, best], jnp.float32)
+        gradients = at_steps(
+            gradient_at, look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
+            _places(turn, shift), jnp.concatenate([ahead, -ahead], 2), box,
         )  # fmt: skip
-        found[here[:real]] = np.asarray(values)[:real]
-    return linear.bent(found, steps, amplitude, box)
+        after, before = jnp.split(gradients, 2, 2)
+        return (after - before) / 2
+
+    return linear.bent(_in_batches(of, len(rows), "curvatures", progress), steps, amplitude, box)
 
 
 def _sampled(
@@ -251,20 +270,19 @@ def _sampled(
     amplitude, box = shrunk(linear.score, linear.unit_score, known), look.group.box
     pairs = unclear(linear, np.isfinite(listed.score[:, :BENT]))
 
-    def of(away: np.ndarray) -> np.ndarray:
-        found = np.zeros(away.shape[:2])
-        for here, real in progress(list(padded_batches(np.arange(len(pairs)), BATCH)), "samples"):
+    def scores(away: np.ndarray) -> np.ndarray:
+        def of(here: np.ndarray) -> Array:
             particle, mode = pairs[here].T
             turn, shift = listed.rotation[particle, mode], listed.shift[particle, mode]
-            values = scores(
-                look.rough, look.observe(rows[particle]), look.vectors,
+            return at_steps(
+                score_at, look.rough, look.observe(rows[particle]), look.vectors,
                 jnp.asarray(turn)[:, None], _places(turn, shift)[:, None],
                 jnp.asarray(away[here], jnp.float32)[:, None], box,
-            )  # fmt: skip
-            found[here[:real]] = np.asarray(values)[:real, 0]
-        return found
+            )[:, 0]  # fmt: skip
 
-    return with_moments(linear, pairs, of, amplitude, box)
+        return _in_batches(of, len(pairs), "samples", progress)
+
+    return with_moments(linear, pairs, scores, amplitude, box)
 
 
 def _volume(group: Group) -> float:

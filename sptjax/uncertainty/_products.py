@@ -89,8 +89,20 @@ def products(
     return _at_every_pose(one_pose, observations, rotation, place)
 
 
+def score_at(table, parts, weight, vectors, turn, move, box) -> Float[Array, ""]:
+    """Score of a particle ``parts`` (real and imaginary part, ``[2, k]``) at one pose."""
+    seen = Observations(lax.complex(parts[:1], parts[1:]), weight[None])
+    return score(table, seen, vectors, turn, move, box)
+
+
+def gradient_at(table, parts, weight, vectors, turn, move, box) -> Float[Array, "6"]:
+    """Gradient of that by turns in radians about the reference's axes, and voxels."""
+    return local_model(table, parts, weight, vectors.T, turn, move, box).gradient
+
+
 @eqx.filter_jit
-def slopes(
+def at_steps(
+    function: Callable[..., Array],
     table: SliceTable,
     observations: Observations,
     vectors: Float[Array, "k 3"],
@@ -98,44 +110,11 @@ def slopes(
     place: Float[Array, "n m 3"],
     steps: Float[Array, "n m s 6"],
     box: int,
-) -> Float[Array, "n m s 6"]:
-    """Half the difference of the score's gradient a step ahead and a step back.
+) -> Float[Array, "n m s *_"]:
+    """A function of poses some steps away from those given.
 
     Args:
-        table: the reference.
-        observations: whitened particles.
-        vectors: their frequencies.
-        rotation: particle to reference.
-        place: ``-R^T t``, voxels.
-        steps: turns in radians about the reference's axes, voxels.
-        box: edge of the particle box.
-    """
-    wave = vectors.T
-
-    def one_pose(parts: Array, weight: Array, turn: Array, move: Array, own: Array) -> Array:
-        def one_step(step: Array) -> Array:
-            there = multiply(exp(step[:3]), turn)
-            return local_model(table, parts, weight, wave, there, move + step[3:], box).gradient
-
-        ahead, back = jnp.split(lax.map(one_step, jnp.concatenate([own, -own])), 2)
-        return (ahead - back) / 2
-
-    return _at_every_pose(one_pose, observations, rotation, place, steps)
-
-
-@eqx.filter_jit
-def scores(
-    table: SliceTable,
-    observations: Observations,
-    vectors: Float[Array, "k 3"],
-    rotation: Float[Array, "n m 3 3"],
-    place: Float[Array, "n m 3"],
-    steps: Float[Array, "n m s 6"],
-    box: int,
-) -> Float[Array, "n m s"]:
-    """Scores of poses some steps away.
-
-    Args:
+        function: :func:`score_at` or :func:`gradient_at`.
         table: the reference.
         observations: whitened particles.
         vectors: their frequencies.
@@ -146,11 +125,9 @@ def scores(
     """
 
     def one_pose(parts: Array, weight: Array, turn: Array, move: Array, own: Array) -> Array:
-        seen = Observations(lax.complex(parts[:1], parts[1:]), weight[None])
-
         def one_step(step: Array) -> Array:
             there = multiply(exp(step[:3]), turn)
-            return score(table, seen, vectors, there, move + step[3:], box)
+            return function(table, parts, weight, vectors, there, move + step[3:], box)
 
         return lax.map(one_step, own)
 
