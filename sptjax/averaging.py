@@ -264,7 +264,8 @@ def _fourier_sums(
         return item[1] and _read(stack, sampling, assigned, item[1][0])
 
     items = read_ahead(read, progress(turns, "averaging"))
-    like = ("averaging", stack.box, n_classes, known, len(settings.before), sampling.stack is None)
+    kinds = (known, len(settings.before), sampling.stack is None, assigned.gain is None)
+    like = ("averaging", stack.box, n_classes, *kinds)
     for _ in side_by_side(add, items, 1, each, like):
         pass
     while len(sums) > 1:

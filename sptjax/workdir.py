@@ -41,7 +41,8 @@ _PACKAGES = ("jax", "jaxlib", "numpy")
 _MANIFEST = "manifest.json"
 _STATE = re.compile(r"state_(\d+)\.npz")
 _META = "meta.json"
-# What reading a damaged zip archive or its contents can raise.
+# What reading a damaged zip archive or its contents can raise; zipfile's NotImplementedError stands
+# for a damaged byte that names a compression it does not know.
 _DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, EOFError, NotImplementedError, RuntimeError)
 
 
