@@ -6,7 +6,9 @@ python benchmarks/classes.py --n=8 --rounds=1 --snr=0.2 --pairs=50S
 Two pairs of maps in one frame: 50S assembly intermediates D and E, and 70S against 50S from an
 atomic model. Particles of both in equal parts come from the tilt-series simulator; the first
 references are copies of the first map, each with random phases of its own beyond 60 A (the
-defaults of refinemulti). Accuracy is that of the better of the two namings.
+defaults of refinemulti), or with --start=maps both maps, low-passed at the same limit. Accuracy is
+that of the better of the two namings. --assign=hard,soft compares averages of particles in their
+best class with averages of particles in all likely poses and classes, by probability.
 """
 
 import jax
@@ -26,7 +28,7 @@ from _common import (
 from _report import launch, numbers, report
 from absl import flags
 
-from sptjax import resolution
+from sptjax import fourier, resolution
 from sptjax._errors import InputError
 from sptjax.align import AlignmentSettings
 from sptjax.refinement import RefineSettings
@@ -37,9 +39,12 @@ _PAIRS = flags.DEFINE_string("pairs", "50S,70S", "50S (D against E), 70S (70S ag
 _SNR = flags.DEFINE_string("snr", "0.2,0.1,0.05", "per projection")
 _BOX = flags.DEFINE_integer("box", 32, "voxels")
 _SHIFT = flags.DEFINE_float("shift", 2.0, "largest planted shift, voxels")
+_START = flags.DEFINE_enum("start", "copies", ["copies", "maps"], "first references")
+_ASSIGN = flags.DEFINE_string("assign", "hard", "hard, soft or both, comma separated")
 _SEARCH = flags.DEFINE_integer("search", 3, "half width of the searched cube, voxels")
 
 RANDOM_BEYOND = 60.0  # angstrom
+MODES = 8  # of every particle, where they are averaged by probability
 SMALL_SUBUNIT = "5 B D F A H J C S O K M I L N R T G Q E P".split()  # chains of 7p6z
 
 
@@ -72,21 +77,29 @@ def copies(map_: np.ndarray, apix: float) -> np.ndarray:
     )
 
 
-def measure(name: str, maps: np.ndarray, apix: float, snr: float) -> list[dict]:
+def lowpassed(maps: np.ndarray, apix: float) -> np.ndarray:
+    """Both maps up to the limit."""
+    shells = np.arange(maps.shape[-1] // 2 + 1)
+    gain = jnp.asarray(shells <= maps.shape[-1] * apix / RANDOM_BEYOND, jnp.float32)
+    return np.asarray(fourier.radial_filter(jnp.asarray(maps), gain))
+
+
+def measure(name: str, maps: np.ndarray, apix: float, snr: float, assign: str) -> list[dict]:
     """One row per round."""
     planted = plant(maps, _N.value, snr, _SHIFT.value, apix=apix, seed=SEED.value)
     particles = planted.load()
     alignment = AlignmentSettings(search_vox=_SEARCH.value)
-    settings = RefineSettings(alignment, C1 * 2, apix)
+    soft, given = assign == "soft", _START.value == "maps"
+    settings = RefineSettings(alignment, C1 * 2, apix, soft=soft, modes=MODES if soft else 0)
     rows = []
     steps = refinement(
-        copies(maps[0], apix),
+        lowpassed(maps, apix) if given else copies(maps[0], apix),
         particles,
         planted.stack,
         planted.sampling,
         settings,
         _ROUNDS.value,
-        told_apart=False,
+        told_apart=given,
     )
     for state, seconds, calibration in steps:
         right = np.mean(state.classes == planted.classes)
@@ -95,6 +108,8 @@ def measure(name: str, maps: np.ndarray, apix: float, snr: float) -> list[dict]:
             {
                 "pair": name,
                 "snr": snr,
+                "start": _START.value,
+                "assign": assign,
                 "round": state.round + 1,
                 "accuracy": max(right, 1 - right),
                 "told_apart": state.told_apart,
@@ -116,8 +131,10 @@ def main() -> None:
     for name in _PAIRS.value.split(","):
         maps, apix = pair(name)
         for snr in numbers(_SNR.value):
-            rows += measure(name, maps, apix, snr)
-            print(f"{name} at {snr:g}: accuracy {rows[-1]['accuracy']:.3f}", flush=True)
+            for assign in _ASSIGN.value.split(","):
+                rows += measure(name, maps, apix, snr, assign)
+                right = rows[-1]["accuracy"]
+                print(f"{name} at {snr:g}, {assign}: accuracy {right:.3f}", flush=True)
     last = [r for r, after in zip(rows, [*rows[1:], None]) if not after or after["round"] == 1]
     report({"rounds": rows, "last rounds": last})
 

@@ -7,7 +7,8 @@ Particles are made when they are read (a few simulated ones, each with noise of 
 no stack limits their number; their coefficients go to a file. Every row is one process, or one set
 of processes, of its own: reading, then one round (global search, one reference, gold-standard
 halves) after a first one that compiled everything. Peak memory stands beside what the planner
-predicted.
+predicted. One process takes all cores; for strong and weak scaling every process is bound to a
+core of its own.
 """
 
 import json
@@ -117,8 +118,9 @@ def measure(work: dict) -> dict:
     }
 
 
-def apart(count: int, *, devices: int = 1, processes: int = 1) -> dict:
-    """One row, from processes of their own."""
+def apart(count: int, *, devices: int = 1, processes: int = 1, bound: bool = False) -> dict:
+    """One row, from processes of their own, each bound to one core if asked."""
+    cores = sorted(os.sched_getaffinity(0)) if bound else []
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -133,11 +135,15 @@ def apart(count: int, *, devices: int = 1, processes: int = 1) -> dict:
         ]
         if processes > 1:
             command = ["-c", JOIN, address, str(processes), str(index), *command]
+        if bound:
+            os.sched_setaffinity(0, {cores[index % len(cores)]})
         started.append(
             subprocess.Popen(
                 [sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True
             )
         )
+    if bound:
+        os.sched_setaffinity(0, cores)
     said = [process.communicate()[0] for process in started]
     if any(process.returncode for process in started):
         raise InputError(f"a measurement of {count} particles failed")
@@ -151,11 +157,13 @@ def main() -> None:
     if _RUN.value:
         print(json.dumps(measure(json.loads(_RUN.value))))
         return
+    processes = [int(p) for p in _PROCESSES.value]
     report(
         {
             "particles": [apart(int(n)) for n in _COUNTS.value],
             "devices": [apart(_SHARED.value, devices=int(d)) for d in _DEVICES.value],
-            "processes": [apart(_SHARED.value, processes=int(p)) for p in _PROCESSES.value],
+            "strong": [apart(_SHARED.value, processes=p, bound=True) for p in processes],
+            "weak": [apart(_SHARED.value * p, processes=p, bound=True) for p in processes],
         }
     )
 

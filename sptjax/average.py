@@ -75,13 +75,15 @@ def add(
     sampling: Float[Array, "z y x"] | Volumes | None = None,
     gain: Float[Array, "n s"] | None = None,
     order: int = 2,
+    *,
+    reuse: bool = False,
 ) -> FourierSums:
     """Add posed particles to the sums of their groups, one after the other.
 
     The result does not depend on how the particles are cut into batches.
 
     Args:
-        sums: where to add; the input is left as it was.
+        sums: where to add; the input is left as it was, unless ``reuse``.
         particles: ``[n, z, y, x]``, cubic, solvent level near 0.
         poses: of the ``n`` particles, particle to reference, shifts in voxels.
         groups: group of every particle; one outside ``0 ... g - 1`` drops the particle.
@@ -91,6 +93,7 @@ def add(
             for all ``[z, y, x]`` or one per particle ``[n, z, y, x]``; default 1 everywhere.
         gain: ``g_i`` at the shells 0 ... ``n // 2``, linear between them; default 1.
         order: B-spline order of the interpolation, 1 to 3.
+        reuse: the memory of ``sums``, which are lost.
 
     Raises:
         InputError: the boxes of particles, sampling, gain and sums differ.
@@ -110,11 +113,11 @@ def add(
     if weights is None:
         weights = jnp.ones(number, jnp.float32)
     inside = _inside_nyquist(box)
-    return _add(sums, particles, poses, groups, weights, sampling, gain, inside, order)
+    work = _add_in_place if reuse else _add
+    return work(sums, particles, poses, groups, weights, sampling, gain, inside, order)
 
 
-@partial(jax.jit, static_argnames="order")
-def _add(
+def _added(
     sums, particles, poses, groups, weights, sampling, gain, inside, order: int
 ) -> FourierSums:
     box = particles.shape[-1]
@@ -151,6 +154,10 @@ def _add(
         _on_half_grid(weight, inside, box),
         count,
     )
+
+
+_add = jax.jit(_added, static_argnames="order")
+_add_in_place = jax.jit(_added, static_argnames="order", donate_argnums=0)
 
 
 def _posed(particle, pose, grid, points: Axes, order: int) -> tuple[Array, Array]:

@@ -19,7 +19,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from . import average, fourier, processors, resample
-from ._chunk import cores, on_cpu, padded_batches, read_ahead, side_by_side
+from ._chunk import cores, devices, on_cpu, padded_batches, read_ahead, side_by_side
 from ._types import Pose, Volume, Volumes
 from .averagers import Averager, Mean, MeanTomo
 from .distributed import ALONE, Hosts, block_edges
@@ -209,8 +209,9 @@ _Batch = tuple[np.ndarray, int]  # rows of the assigned, how many are real
 
 
 def lanes() -> int:
-    """Blocks that are summed at the same time."""
-    return min(cores(), BLOCKS) if on_cpu() else 2
+    """Blocks that are summed at the same time, on all local devices together."""
+    count = len(devices())
+    return min(max(cores(), count) if on_cpu() else 2 * count, BLOCKS)
 
 
 def _blocks(assigned: Assigned, count: int, size: int, hosts: Hosts) -> list[list[_Batch]]:
@@ -231,9 +232,14 @@ def _fourier_sums(
 ) -> average.FourierSums:
     """Sums by blocks, several at a time, two and two together: the same bits for 1, 2, 4 processes.
 
-    Blocks take turns, a batch each, so that of those at work no two belong to one block.
+    Blocks take turns, a batch each, so that of those at work no two belong to one block. Devices
+    take blocks in turn.
     """
-    sums = [average.empty(stack.box, 2 * n_classes) for _ in blocks]
+    home = [devices()[block % len(devices())] for block in range(len(blocks))]
+    sums = []
+    for device in home:
+        with jax.default_device(device):
+            sums.append(average.empty(stack.box, 2 * n_classes))
     each = min(lanes(), len(blocks))
     turns = [
         (block, batch)
@@ -248,17 +254,19 @@ def _fourier_sums(
         if batch is None:
             return
         (rows, real), (raw, seen) = batch, loaded
-        volumes, grids, pose = _posed(raw, seen, sampling, assigned, rows)
-        half = assigned.indices[rows] % 2
-        group = np.where(np.arange(len(rows)) < real, 2 * assigned.classes[rows] + half, -1)
-        if settings.before:
-            volumes = aligned_volumes(volumes, pose, settings.before, apix)
-            grids = _turned(grids, pose.rotation)
-            pose = Pose(jnp.broadcast_to(jnp.eye(3), pose.rotation.shape), 0 * pose.shift)
-        weight = jnp.asarray(assigned.weight[rows])
-        gain = None if assigned.gain is None else jnp.asarray(assigned.gain[rows])
-        more = (jnp.asarray(group), weight, grids if known else None, gain)
-        sums[block] = jax.block_until_ready(average.add(sums[block], volumes, pose, *more))
+        with jax.default_device(home[block]):
+            volumes, grids, pose = _posed(raw, seen, sampling, assigned, rows)
+            half = assigned.indices[rows] % 2
+            group = np.where(np.arange(len(rows)) < real, 2 * assigned.classes[rows] + half, -1)
+            if settings.before:
+                volumes = aligned_volumes(volumes, pose, settings.before, apix)
+                grids = _turned(grids, pose.rotation)
+                pose = Pose(jnp.broadcast_to(jnp.eye(3), pose.rotation.shape), 0 * pose.shift)
+            weight = jnp.asarray(assigned.weight[rows])
+            gain = None if assigned.gain is None else jnp.asarray(assigned.gain[rows])
+            more = (jnp.asarray(group), weight, grids if known else None, gain)
+            total = average.add(sums[block], volumes, pose, *more, reuse=True)
+            sums[block] = jax.block_until_ready(total)
 
     def read(item: tuple[int, _Batch | None]) -> Any:
         return item[1] and _read(stack, sampling, assigned, item[1][0])
@@ -266,7 +274,8 @@ def _fourier_sums(
     items = read_ahead(read, progress(turns, "averaging"))
     kinds = (known, len(settings.before), sampling.stack is None, assigned.gain is None)
     like = ("averaging", stack.box, n_classes, *kinds)
-    for _ in side_by_side(add, items, 1, each, like):
+    used = min(len(devices()), each)
+    for _ in side_by_side(add, items, used, each // used, like):
         pass
     while len(sums) > 1:
         sums = [average.merge(a, b) for a, b in zip(sums[::2], sums[1::2])]

@@ -44,14 +44,14 @@ def excluded(status: np.ndarray, stack: Stack) -> list[Message]:
 
 
 def record(
-    after: RefineState, counts: list[int], changed: float, apix: float, seconds: float
+    after: RefineState, counts: list[int], changed: float | None, apix: float, seconds: float
 ) -> dict[str, Any]:
     """The line of ``log.jsonl`` of a round.
 
     Args:
         after: the round.
         counts: particles of every class.
-        changed: fraction of the particles that changed class.
+        changed: fraction of the particles that changed class; none in the first round.
         apix: angstrom per voxel.
         seconds: the round took.
     """
@@ -82,10 +82,12 @@ def lines(
     best = record["resolution_angstrom"]
     shown = ", ".join(_angstrom(r) for r in best)
     label = "FSC .143" if gold_standard else "FSC .143 (halves share a reference)"
+    share = record["changed_fraction"]
+    changed = "" if share is None else f" {100 * share:.1f} % changed class,"
     said = [
         step(
-            f"round {after.round + 1}/{rounds}: {100 * record['changed_fraction']:.1f} % changed"
-            f" class, mean score {record['mean_score']:.2f}, {label} {shown} A,"
+            f"round {after.round + 1}/{rounds}:{changed}"
+            f" mean score {record['mean_score']:.2f}, {label} {shown} A,"
             f" classes {record['particles_per_class']}, {record['seconds']:.1f} s"
         )
     ]

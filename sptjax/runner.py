@@ -159,7 +159,7 @@ class _History:
 
     def __init__(self) -> None:
         self.counts: list[list[int]] = []
-        self.changed: list[float] = []
+        self.changed: list[float | None] = []  # none in a round without one before it
         self.records: list[dict[str, Any]] = []  # the lines of log.jsonl
         self.stop = ""
 
@@ -167,8 +167,8 @@ class _History:
         n_classes = after.score.shape[1]
         member = after.classes >= 0
         self.counts.append(np.bincount(after.classes[member], minlength=n_classes).tolist())
-        changed = np.mean(before.classes[member] != after.classes[member]) if member.any() else 0
-        self.changed.append(float(changed) if before.round >= 0 else 1.0)
+        moved = before.classes[member] != after.classes[member]
+        self.changed.append(float(moved.sum() / max(len(moved), 1)) if before.round >= 0 else None)
 
 
 def _begin(run: Run, copies: Copies, say: Say, progress: Progress) -> RefineState:
@@ -325,7 +325,8 @@ def _finish(run: Run, state: RefineState, history: _History, say: Say, progress:
     means = [record["mean_score"] for record in history.records]
     outputs.write_mean_scores(means, run.output)
     if run.output.plots and len(state.maps) > 1 and history.counts:
-        outputs.write_occupancy(np.array(history.counts), np.array(history.changed), run.output)
+        changed = np.array(history.changed, float)  # none is NaN
+        outputs.write_occupancy(np.array(history.counts), changed, run.output)
     if run.output.save_aligned:
         move = eqx.filter_jit(resample.transform)
         outputs.write_aligned(state, run.stack, run.output, move, every_round=False)

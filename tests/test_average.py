@@ -111,6 +111,20 @@ def test_sums_do_not_depend_on_batches_and_merge_like_numbers(rng):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), sums, whole)
 
 
+def test_sums_may_give_their_memory_to_the_result(rng):
+    """The same bits; what was given away is lost, what was not is left as it was."""
+    particles = jnp.asarray(rng.normal(size=(3, 12, 12, 12)), jnp.float32)
+    pose = Pose(jnp.asarray(turns(rng, 3), jnp.float32), jnp.zeros((3, 3)))
+    groups = jnp.asarray([0, 1, 0])
+    kept, given = average.empty(12, 2), average.empty(12, 2)
+    wanted = average.add(kept, particles, pose, groups)
+    found = average.add(given, particles, pose, groups, reuse=True)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+        np.testing.assert_array_equal(a, b)
+    assert given.numerator.is_deleted()
+    assert not np.asarray(kept.weight).any()
+
+
 def test_weight_zero_and_foreign_groups_drop_even_broken_particles(rng):
     data = stack(rng, 6, 12)
     kept = added(data, average.empty(12, 3), slice(0, 3))

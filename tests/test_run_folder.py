@@ -205,7 +205,10 @@ def test_text_files_pictures_and_manifest(multi):
     manifest = workdir.read_manifest(folder)
     assert (manifest.program, manifest.seed) == ("refinemulti", 3)
     assert manifest.options["nref"] == 3
-    assert [r["round"] for r in workdir.read_lines(folder, "log.jsonl")] == [0, 1, 2]
+    log = workdir.read_lines(folder, "log.jsonl")
+    assert [r["round"] for r in log] == [0, 1, 2]
+    assert log[0]["changed_fraction"] is None, "there was no class before"
+    assert all(0 <= r["changed_fraction"] <= 1 for r in log[1:])
     assert not list(folder.glob(".*")), "temporary files are left"
 
 

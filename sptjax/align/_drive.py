@@ -82,7 +82,8 @@ def over_particles(
         runs, plan = _on_every_device(
             view, columns, searched[names.index(name)], settings, work, expected_score, aligner
         )
-        most = 1 << max(_of_all_processes(len(indices), view.particles) - 1, 0).bit_length()
+        share = -(-_of_all_processes(len(indices), view.particles) // len(runs))
+        most = 1 << max(share - 1, 0).bit_length()
         cost = _batch_cost(plan, len(columns))
         size = min(
             batch_size(cost, settings.batch_bytes, MOST_ON_CPU if on_cpu() else MOST_AT_ONCE), most
