@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from . import fourier
 from ._types import Pose, Volume
@@ -31,7 +31,7 @@ class SliceTable(eqx.Module):
     imag: Float[Array, "*c m"]
     half: int = eqx.field(static=True)  # centre index of the cube
     pad: float = eqx.field(static=True)  # table samples per Fourier pixel
-    order: int = eqx.field(static=True)  # B-spline order, 1 to 3
+    order: int = eqx.field(static=True)  # B-spline order, 0 (the nearest sample) to 3
 
 
 def _apodisation(box: int, padded: int, order: int) -> np.ndarray:
@@ -58,7 +58,7 @@ def slice_table(volume: Volume, kmax: float, order: int = 1, pad: float = 2.0) -
     Args:
         volume: ``[n, n, n]``.
         kmax: highest ``|k|`` that will be asked for, Fourier pixels of the unpadded box.
-        order: of the B-spline, 1 to 3.
+        order: of the B-spline, 0 (the nearest sample) to 3.
         pad: ratio of the padded box.
     """
     box = volume.shape[-1]
@@ -77,8 +77,10 @@ def slice_table(volume: Volume, kmax: float, order: int = 1, pad: float = 2.0) -
 def _bspline(fraction: Float[Array, " k"], order: int) -> list[tuple[int, Array, Array]]:
     """(offset, weight, derivative of the weight) of every tap of a B-spline."""
     f = fraction
+    one = jnp.ones_like(f)
+    if order == 0:
+        return [(0, one, 0 * one)]
     if order == 1:
-        one = jnp.ones_like(f)
         return [(0, 1 - f, -one), (1, f, one)]
     if order == 2:
         return [
@@ -93,7 +95,7 @@ def _bspline(fraction: Float[Array, " k"], order: int) -> list[tuple[int, Array,
             (1, (-3 * f**3 + 3 * f**2 + 3 * f + 1) / 6, (-9 * f * f + 6 * f + 3) / 6),
             (2, f**3 / 6, f * f / 2),
         ]
-    raise ValueError(f"B-spline order {order}: 1, 2 and 3 are known")
+    raise ValueError(f"B-spline order {order}: 0 to 3 are known")
 
 
 Axes = tuple[Float[Array, " k"], Float[Array, " k"], Float[Array, " k"]]
@@ -119,7 +121,7 @@ def _taps(table: SliceTable, axes: Axes):
     index, weights = [], []
     for points in axes:
         position = jnp.clip(points * table.pad, -limit, limit) + table.half
-        base = jnp.round(position) if table.order == 2 else jnp.floor(position)
+        base = jnp.floor(position) if table.order % 2 else jnp.round(position)
         weights.append(_bspline(position - base, table.order))
         index.append(base.astype(jnp.int32))
     side = 2 * table.half + 1
@@ -149,6 +151,16 @@ def sample_axes(table: SliceTable, axes: Axes) -> tuple[Float[Array, " k"], Floa
                 real += weight * _gather(table.real, row + ox)
                 imag += weight * _gather(table.imag, row + ox)
     return real, imag
+
+
+def nearest(table: SliceTable, axes: Axes) -> Int[Array, " k"]:
+    """Index of the nearest sample of a table of order 0, for its ``real`` and ``imag``.
+
+    Args:
+        table: of any volume of that box and band.
+        axes: x, y and z, each ``[k]``, Fourier pixels.
+    """
+    return _taps(table, axes)[0]
 
 
 def sample(

@@ -24,25 +24,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Complex, Float
+from jaxtyping import Array, Complex, Float, Int
 
 from .. import fourier, orientations
-from .._chunk import map_chunked
-from ..align import SearchPlan, Stage, information, plan_search, stack_tables
+from .._chunk import cores, devices, map_chunked, on_cpu, side_by_side
+from ..align import SearchPlan, Stage, information, plan_search
 from ..align._coarse import distinct_maxima, dot, phased_rows
 from ..align._search import refine_all, take
 from ..orientations import OrientationSet
-from ..resample import SliceTable, rotated_axes, sample_axes
+from ..resample import SliceTable, nearest, rotated_axes, sample_axes, slice_table
 from ..rotation import rotate
 from ..score import TINY, Observations
 from ._material import Material, Objects, on_centred_grid, on_grid
 
 Progress = Callable[[Iterable, str], Iterable]
 FINAL_STEPS = 6
+KEPT = 16  # candidates of a pair that see the widest band
 ROW = 8  # objects that are aligned to one at a time
 LEAST_WEIGHT = 0.02  # of the largest nearby, below which the fixed object is not divided
 NEARBY = 2  # shells; beyond a zero of the CTF, within the fall of the signal
 CLOSEST = 1 - 1e-6  # squared correlation
+FINE = 4.0  # table samples per Fourier pixel, of which the nearest is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +57,37 @@ class Pairs:
     correlation: np.ndarray  # [p], -1 ... 1
 
 
+_Slices = tuple[Array, Array, Array, Array]  # a (two parts), |a|^2 / w_a, w_a
+
+
 class _Fixed(eqx.Module):
     """An object that others are aligned to."""
 
     data: SliceTable  # a
     weight: SliceTable  # w_a, trilinear
-    least: Float[Array, " k"]  # by which |a|^2 is divided at least
+    least: Float[Array, " s"]  # of a shell, by which |a|^2 is divided at least
+
+    def slices(self, rows: Float[Array, "3 k"], turn: Float[Array, "3 3"]) -> _Slices:
+        """At turned frequencies; ``rows`` are kx, ky, kz."""
+        axes = rotated_axes(rows, turn)
+        real, imag = sample_axes(self.data, axes)
+        weight = jnp.maximum(sample_axes(self.weight, axes)[0], 0)
+        least = self.least[_shell(rows)]
+        return real, imag, (real * real + imag * imag) / jnp.maximum(weight, least), weight
+
+
+class _Sampled(eqx.Module):
+    """The same in a table so fine that the nearest sample will do."""
+
+    data: SliceTable  # a
+    power: Float[Array, " m"]  # |a|^2 / w_a
+    weight: Float[Array, " m"]
+
+    def slices(self, index: Int[Array, "*k"]) -> _Slices:
+        """At samples of the table."""
+        arrays = self.data.real, self.data.imag, self.power, self.weight
+        real, imag, power, weight = (x.at[index].get(mode="promise_in_bounds") for x in arrays)
+        return real, imag, power, weight
 
 
 class _Band(eqx.Module):
@@ -122,7 +149,8 @@ def pair_plan(
         expected_score=float(np.sqrt(2 * material.filled * info.sum())),
     )
     # two bands do: the candidates are few, and every stage is compiled apart
-    stages = (plan.stages[0], dataclasses.replace(plan.stages[-1], steps=FINAL_STEPS))
+    first = dataclasses.replace(plan.stages[0], keep=min(plan.stages[0].keep, KEPT))
+    stages = (first, dataclasses.replace(plan.stages[-1], steps=FINAL_STEPS))
     return dataclasses.replace(plan, stages=stages if len(plan.stages) > 1 else plan.stages)
 
 
@@ -162,18 +190,28 @@ def align_pairs(
     )
     found = [np.zeros((len(pairs), *shape), np.float32) for shape in ((3, 3), (3,), (), ())]
     shifts = jnp.asarray(search.shifts, jnp.float32)
-    for rows in progress(_rows_of(pairs), title):
+    homes, coarse = devices(), band.cut(search.plan.coarse_k)
+    first = _on_device(Objects(objects.data[:1], objects.weight[:1]))
+    index = _indices(first, coarse, search.grid.rotations, search.plan.coarse_k)
+    where = (search.grid.rotations, index, search.grid.neighbours, shifts)
+
+    def one_row(number: int, rows: np.ndarray) -> list[np.ndarray]:
         padded = np.concatenate([rows, np.repeat(rows[-1:], _width(len(rows)) - len(rows))])
         fixed, moving = pairs[rows[0], 0], pairs[padded, 1]
         fixed_part, moving_part = (
             Objects(objects.data[of, :size], objects.weight[of, :size]) for of in (fixed, moving)
         )
-        out = _align_to_one(
-            _on_device(fixed_part), _on_device(moving_part), band,
-            search.grid.rotations, search.grid.neighbours, shifts, search.plan, search.free,
-        )  # fmt: skip
+        with jax.default_device(homes[number % len(homes)]):
+            sides = _on_device(fixed_part), _on_device(moving_part)
+            out = _align_to_one(*sides, band, *where, search.plan, search.free)
+            return [np.asarray(part)[: len(rows)] for part in out]
+
+    each = cores() if on_cpu() else 2
+    like = ("pairs", search.plan, search.free, len(shifts), len(search.grid.rotations))
+    rows_of = progress(_rows_of(pairs), title)
+    for rows, out in side_by_side(one_row, rows_of, len(homes), each, like):
         for whole, part in zip(found, out):
-            whole[rows] = np.asarray(part)[: len(rows)]
+            whole[rows] = part
     return Pairs(found[0], found[1] * np.float32(material.scale), found[2], found[3])
 
 
@@ -194,15 +232,15 @@ def _width(count: int) -> int:
 
 
 @eqx.filter_jit
-def _align_to_one(a: Observations, moving, band, turns, neighbours, shifts, plan, free):
+def _align_to_one(a: Observations, moving, band, turns, index, neighbours, shifts, plan, free):
     coarse = band.cut(plan.coarse_k)
     low = coarse.signal.shape[0]
-    small = _table(a.data[:low], a.weight[:low], coarse, plan.coarse_k)
-    scores = _scan(small, _cut(moving, low), coarse, turns, shifts, plan)
+    small = _sampled(a.data[:low], a.weight[:low], coarse, plan.coarse_k)
+    scores = _scan(small, _cut(moving, low), coarse, index, shifts, plan)
     count = min(plan.candidates, scores.shape[1])
     best = lax.map(lambda row: distinct_maxima(row, neighbours, count), scores)
     rotation = turns[best]
-    place = _best_shifts(small, _cut(moving, low), coarse, rotation, shifts)
+    place = _best_shifts(small, _cut(moving, low), coarse, index[best], shifts)
     fine = _table(a.data, a.weight, band, plan.kmax)
     rotation, place = rotation[:, None], place[:, None]
     for stage in plan.stages:
@@ -218,26 +256,44 @@ def _cut(objects: Observations, size: int) -> Observations:
     return Observations(objects.data[:, :size], objects.weight[:, :size])
 
 
+def _shell(rows: Float[Array, "3 k"]) -> Int[Array, " k"]:
+    return jnp.rint(jnp.linalg.norm(rows, axis=0)).astype(jnp.int32)
+
+
 def _table(data: Array, weight: Array, band: _Band, kmax: int) -> _Fixed:
     """Tables of a fixed object up to a band, made in the smallest box that holds it."""
     box = min(2 * (kmax + 2), band.box)
-    stacked = stack_tables(on_grid(data, band.vectors, box)[None], kmax, 1)
+    one = slice_table(on_grid(data, band.vectors, box), kmax, 1)
     grid = on_centred_grid(weight, band.vectors, box)[1:, 1:, 1:].reshape(-1)
-    one = SliceTable(stacked.real[0], stacked.imag[0], stacked.half, stacked.pad, stacked.order)
-    shell = jnp.rint(jnp.linalg.norm(band.vectors, axis=1)).astype(jnp.int32)
-    most = jax.ops.segment_max(weight, shell, kmax + 2)
+    most = jax.ops.segment_max(weight, _shell(band.vectors.T), kmax + 2)
     near = lax.reduce_window(most, 0.0, lax.max, (2 * NEARBY + 1,), (1,), "SAME")
-    least = jnp.maximum(LEAST_WEIGHT * near[shell], TINY)
+    least = jnp.maximum(LEAST_WEIGHT * near, TINY)
     return _Fixed(one, SliceTable(grid, grid, box // 2 - 1, 1.0, 1), least)
 
 
-def _slices(fixed: _Fixed, rows: Float[Array, "3 k"], turn: Float[Array, "3 3"]):
-    """Coefficients of the fixed object, their power over their weight, and the weight."""
-    axes = rotated_axes(rows, turn)
-    real, imag = sample_axes(fixed.data, axes)
-    weight = jnp.maximum(sample_axes(fixed.weight, axes)[0], 0)
-    least = fixed.least[: rows.shape[1]]
-    return real, imag, (real * real + imag * imag) / jnp.maximum(weight, least), weight
+def _sampled(data: Array, weight: Array, band: _Band, kmax: int) -> _Sampled:
+    """A table of ``FINE`` samples per Fourier pixel, likewise."""
+    box = min(2 * (kmax + 2), band.box)
+    one = slice_table(on_grid(data, band.vectors, box), kmax, 0, FINE)
+    axis = jnp.arange(-one.half, one.half + 1, dtype=jnp.float32) / one.pad
+    z, y, x = jnp.meshgrid(axis, axis, axis, indexing="ij")
+    rows = jnp.stack([x.reshape(-1), y.reshape(-1), z.reshape(-1)])
+    fixed = _table(data, weight, band, kmax)
+    seen = jnp.maximum(sample_axes(fixed.weight, (rows[0], rows[1], rows[2]))[0], 0)
+    least = fixed.least[jnp.minimum(_shell(rows), kmax + 1)]
+    power = (one.real**2 + one.imag**2) / jnp.maximum(seen, least)
+    return _Sampled(one, power, seen)
+
+
+@eqx.filter_jit
+def _indices(a: Observations, band: _Band, turns: Float[Array, "q 3 3"], kmax: int):
+    """Samples that turned frequencies are nearest to, in the table of any object, ``[q, k]``.
+
+    Worked out once: computed where they are used, they would take most of the time of a scan.
+    """
+    rows, size = band.vectors.T, band.signal.shape[0]
+    table = _sampled(a.data[0, :size], a.weight[0, :size], band, kmax).data
+    return lax.map(lambda turn: nearest(table, rotated_axes(rows, turn)), turns)
 
 
 def _powers(moving: Observations, band: _Band) -> tuple[Array, Array, Array, Array]:
@@ -257,38 +313,37 @@ def _evidence(product: Array, sums: tuple[Array, ...], filled: Array) -> tuple[A
     return jnp.sign(rho) * value, rho
 
 
-def _scan(fixed, moving, band, turns, shifts, plan: SearchPlan) -> Float[Array, "n q"]:
+def _scan(fixed: _Sampled, moving, band, index, shifts, plan: SearchPlan) -> Float[Array, "n q"]:
     """Best evidence over the shifts for every moving object and rotation."""
-    n, rows = moving.data.shape[0], band.vectors.T
+    n = moving.data.shape[0]
     dtype = jnp.bfloat16 if plan.half_precision else jnp.float32
     alone = Observations(moving.data, jnp.ones_like(moving.weight))
     phased = phased_rows(alone, band.vectors, shifts, band.box).astype(dtype)
     phased = phased.reshape(-1, phased.shape[-1])
     powers = _powers(moving, band)
 
-    def one_chunk(some: Float[Array, "q 3 3"]) -> Float[Array, "q n"]:
-        real, imag, power, weight = jax.vmap(lambda r: _slices(fixed, rows, r))(some)
+    def one_chunk(some: Int[Array, "q k"]) -> Float[Array, "q n"]:
+        real, imag, power, weight = fixed.slices(some)
         product = dot(phased, jnp.concatenate([real, imag], -1).astype(dtype))
         product = product.reshape(n, -1, some.shape[0]).max(1)
         of_fixed = (power, weight, weight, weight * weight)
         sums = tuple(dot(p, x) for p, x in zip(powers, of_fixed))
         return _evidence(product, sums, band.filled)[0].T
 
-    return map_chunked(one_chunk, turns, plan.chunk).T
+    return map_chunked(one_chunk, index, plan.chunk).T
 
 
-def _best_shifts(fixed, moving, band, rotation, shifts) -> Float[Array, "n m 3"]:
+def _best_shifts(fixed: _Sampled, moving, band, index, shifts) -> Float[Array, "n m 3"]:
     """Best of the coarse shifts for chosen rotations."""
-    rows = band.vectors.T
     one_weight = jnp.ones_like(moving.weight[:1])
 
     def one(args: tuple) -> Array:
-        data, turns = args
+        data, own = args
         phased = phased_rows(Observations(data[None], one_weight), band.vectors, shifts, band.box)
-        real, imag, *_ = jax.vmap(lambda r: _slices(fixed, rows, r))(turns)
+        real, imag, *_ = fixed.slices(own)
         return shifts[dot(phased[0], jnp.concatenate([real, imag], -1)).argmax(0)]
 
-    return lax.map(one, (moving.data, rotation))
+    return lax.map(one, (moving.data, index))
 
 
 def _climb(
@@ -336,7 +391,7 @@ def _compare(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Evidence and correlation of one pair at one pose."""
     rows = band.vectors.T
-    real, imag, power, seen = _slices(fixed, rows, rotation)
+    real, imag, power, seen = fixed.slices(rows, rotation)
     angle = (2 * jnp.pi / band.box) * (rows[0] * place[0] + rows[1] * place[1] + rows[2] * place[2])
     moved = data * lax.complex(jnp.cos(angle), jnp.sin(angle))
     product = jnp.sum(moved.real * real + moved.imag * imag)
