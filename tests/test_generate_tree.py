@@ -82,7 +82,7 @@ def test_the_scan_reads_what_the_refinement_reads():
         pairs = zip(exact.slices(vectors.T, turn), fast.slices(index[0]))
         for (want, got), least in zip(pairs, (0.98, 0.98, 0.95, 0.99)):
             assert want @ got > least * np.linalg.norm(want) * np.linalg.norm(got)
-            assert abs(np.linalg.norm(got) / np.linalg.norm(want) - 1) < 0.05
+            assert abs(np.linalg.norm(got) / np.linalg.norm(want) - 1) < 0.1
 
 
 def test_missing_wedge_counts_on_neither_side():
