@@ -13,11 +13,12 @@ The same particles go to
 * the oracle: refined from the planted pose, by the score of sptjax.
 
 Angle (modulo symmetry) and shift: median and 90th percentile, and the share of successes: within
-10 degrees and 2 voxels. The distance between a curve and that of the oracle is what its search
-loses. White noise, variance of the map over that of the noise in the box; wedge of a tilt range
-that is symmetric about zero. The exhaustive searches are slow: they get fewer
-particles, and boxes of 32 only; acryo where the asymmetric unit is small. Every result goes to
---out at once, and those that are there are not computed again.
+10 degrees and 2 voxels. Of two maps (50S D and E) both are references, every particle belongs to
+the one that it fits better, and a success is the right one. The distance between a curve and that
+of the oracle is what its search loses. White noise, variance of the map over that of the noise in
+the box; wedge of a tilt range that is symmetric about zero. The exhaustive searches are slow: they
+get fewer particles, and boxes of 32 only; acryo one map with a small asymmetric unit. Every result
+goes to --out at once, and those that are there are not computed again.
 """
 
 import dataclasses
@@ -54,7 +55,7 @@ _N = flags.DEFINE_integer("n", 32, "particles of sptjax and the oracle", lower_b
 _SLOW = flags.DEFINE_integer("n_slow", 8, "particles of the exhaustive searches", lower_bound=1)
 _PANELS = flags.DEFINE_list(
     "panels",
-    "emd_3420:c1:32:60,emd_3420:c1:48:60,emd_3420:c1:32:40,groel:d7:32:60",
+    "emd_3420:c1:32:60,emd_3420:c1:48:60,emd_3420:c1:32:40,groel:d7:32:60,50S_D+50S_E:c1:32:60",
     "map, symmetry, box and last tilt, colons between",
 )
 _SNR = flags.DEFINE_string("snr", "0.1,0.03,0.01,0.003,0.001", "variance ratios in the box")
@@ -66,13 +67,13 @@ _ACRYO_MOST = flags.DEFINE_integer(
 )
 _PICTURE = flags.DEFINE_string("picture", None, "draw the curves here, PNG")
 
-EXTENT = {"emd_3420": 670.7, "groel": 266.7}  # angstrom, edge of the box
+EXTENT = {"emd_3420": 670.7, "groel": 266.7, "50S_D+50S_E": 419.2}  # angstrom, edge of the box
 SUCCESS_DEG, SUCCESS_VOX = 10.0, 2.0
 SHIFT, SEARCH = 2.0, 3
 SLOW_BOX = 32
 FINE_DEG = 3.0  # of the exhaustive search, within one coarse step
 LABELS = {
-    "success": f"within {SUCCESS_DEG:.0f}° and {SUCCESS_VOX:.0f} voxels",
+    "success": f"within {SUCCESS_DEG:.0f}° and {SUCCESS_VOX:.0f} voxels; right class",
     "deg": "angle, degrees",
     "vox": "shift, voxels",
 }
@@ -104,27 +105,35 @@ class Panel:
     @property
     def title(self) -> str:
         """For pictures."""
-        return f"{self.symmetry.upper()}, {self.box}³, ±{self.tilt:.0f}°"
+        what = "D or E" if "+" in self.map else self.symmetry.upper()
+        return f"{what}, {self.box}³, ±{self.tilt:.0f}°"
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Particles, what is known of them, and the reference."""
 
-    map: np.ndarray  # [1, n, n, n]
+    maps: np.ndarray  # [c, n, n, n]
     planted: Planted
     particles: Particles
     calibration: Calibration
     group: Symmetry
     tilt: float
 
+    @property
+    def groups(self) -> tuple[Symmetry, ...]:
+        """Of every map."""
+        return (self.group,) * len(self.maps)
 
-Poses = tuple[np.ndarray, np.ndarray]  # rotations and shifts of the first particles
+
+Poses = tuple[np.ndarray, np.ndarray, np.ndarray]  # rotations, shifts, maps of the first particles
 
 
 def of(found: Found) -> Poses:
-    """Against the one reference."""
-    return found.rotation[:, 0], found.shift[:, 0]
+    """Against the reference that fits best."""
+    best = found.score.argmax(1)
+    rows = np.arange(len(best))
+    return found.rotation[rows, best], found.shift[rows, best], best
 
 
 def sptjax(task: Task, n: int) -> Poses:
@@ -132,7 +141,7 @@ def sptjax(task: Task, n: int) -> Poses:
     settings, known = AlignmentSettings(search_vox=SEARCH), task.calibration
     return of(
         align_particles(
-            task.particles, np.arange(n), known.references, (task.group,), settings,
+            task.particles, np.arange(n), known.references, task.groups, settings,
             expected_score=known.expected_score,
         )
     )  # fmt: skip
@@ -141,12 +150,15 @@ def sptjax(task: Task, n: int) -> Poses:
 def oracle(task: Task, n: int) -> Poses:
     """Refined from the truth."""
     settings, known = AlignmentSettings(search_vox=SEARCH), task.calibration
+    truth = task.planted.truth
+    each = lambda x: np.repeat(x, len(task.maps), 1)  # noqa: E731
+    start = Found(each(truth.rotation), each(truth.shift), each(truth.score))
     found = local(
-        task.particles, known.references, settings, known.expected_score, task.planted.truth,
-        symmetries=(task.group,),
+        task.particles, known.references, settings, known.expected_score, start,
+        symmetries=task.groups,
     )  # fmt: skip
-    turn, shift = of(found)
-    return turn[:n], shift[:n]
+    turn, shift, best = of(found)
+    return turn[:n], shift[:n], best[:n]
 
 
 def exhaustive(task: Task, n: int) -> Poses:
@@ -158,7 +170,7 @@ def exhaustive(task: Task, n: int) -> Poses:
     )
     rows = np.arange(n)
     return of(
-        align_particles(task.particles, rows, task.map, (task.group,), settings, expected_score=0.0)
+        align_particles(task.particles, rows, task.maps, task.groups, settings, expected_score=0.0)
     )
 
 
@@ -174,15 +186,16 @@ def acryo(task: Task, n: int) -> Poses:
         rotations.append(turn)
         places.append(place)
     rotation = np.array(rotations, np.float32)
-    return rotation, -np.einsum("nij,nj->ni", rotation, np.array(places, np.float32))
+    move = -np.einsum("nij,nj->ni", rotation, np.array(places, np.float32))
+    return rotation, move, np.zeros(n, int)
 
 
 def _acryo_model(task: Task, turns: np.ndarray):
     """Of rotations ``[q, 3, 3]``; in (z, y, x) order its own turn the reference to the particle."""
     own = Rotation.from_matrix(turns.swapaxes(-1, -2)[:, ::-1, ::-1])
     model = importlib.import_module("acryo.alignment").ZNCCAlignment
-    everywhere, tilts = np.ones_like(task.map[0]), (-task.tilt, task.tilt)
-    return model(task.map[0], mask=everywhere, rotations=own, tilt=tilts)
+    everywhere, tilts = np.ones_like(task.maps[0]), (-task.tilt, task.tilt)
+    return model(task.maps[0], mask=everywhere, rotations=own, tilt=tilts)
 
 
 def _acryo_pose(model, volume: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -204,22 +217,27 @@ PROGRAMS: dict[str, Callable[[Task, int], Poses]] = {
 def prepared(panel: Panel, snr: float) -> Task:
     """Particles of one panel and noise, calibrated."""
     group = symmetry.parse(panel.symmetry)
-    map_ = load_map(panel.map, panel.box, EXTENT[panel.map] / panel.box)[None]
-    planted = plant(map_, _N.value, snr, SHIFT, apix=None, seed=SEED.value, tilt_deg=panel.tilt)
+    apix = EXTENT[panel.map] / panel.box
+    maps = np.stack([load_map(name, panel.box, apix) for name in panel.map.split("+")])
+    planted = plant(maps, _N.value, snr, SHIFT, apix=None, seed=SEED.value, tilt_deg=panel.tilt)
     particles = planted.load()
-    found = calibrate(particles, map_, (group,), AlignmentSettings(search_vox=SEARCH))
+    groups = (group,) * len(maps)
+    found = calibrate(particles, maps, groups, AlignmentSettings(search_vox=SEARCH))
     particles = particles.with_noise_share(found.noise_share)
-    return Task(map_, planted, particles, found, group, panel.tilt)
+    return Task(maps, planted, particles, found, group, panel.tilt)
 
 
 def errors(task: Task, program: str, n: int) -> dict:
     """The numbers of one program."""
-    turn, shift = PROGRAMS[program](task, n)
+    turn, shift, best = PROGRAMS[program](task, n)
     known = task.planted.truth
     truth = Found(known.rotation[:n], known.shift[:n], known.score[:n])
     angle, move = pose_error(turn, shift, truth, task.group)
+    right = (angle < SUCCESS_DEG) & (move < SUCCESS_VOX)
+    if len(task.maps) > 1:
+        right = best == task.planted.classes[:n]
     return {
-        "success": np.mean((angle < SUCCESS_DEG) & (move < SUCCESS_VOX)),
+        "success": np.mean(right),
         "median_deg": np.median(angle),
         "p90_deg": np.percentile(angle, 90),
         "median_vox": np.median(move),
@@ -235,7 +253,7 @@ def programs(panel: Panel) -> dict[str, int]:
     slow = {name for name in ("exhaustive", "acryo") if panel.box <= SLOW_BOX}
     order = len(symmetry.parse(panel.symmetry))
     count = 8 * np.pi**2 / np.radians(_ACRYO_STEP.value) ** 3 / order
-    if importlib.util.find_spec("acryo") is None or count > _ACRYO_MOST.value:
+    if importlib.util.find_spec("acryo") is None or count > _ACRYO_MOST.value or "+" in panel.map:
         slow.discard("acryo")
     few = min(_SLOW.value, _N.value)
     wanted = {name: few for name in _PROGRAMS.value if name in slow}
