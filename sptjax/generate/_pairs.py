@@ -104,6 +104,14 @@ class _Band(eqx.Module):
         return _Band(self.vectors[:size], self.signal[:size], self.filled, self.box)
 
 
+class _Where(eqx.Module):
+    """What is scanned."""
+
+    grid: OrientationSet
+    index: Int[Array, "q k"]  # samples of the fixed object, for every rotation
+    shifts: Float[Array, "t 3"]
+
+
 @dataclasses.dataclass(frozen=True)
 class PairSearch:
     """How pairs are searched. Made by :func:`plan_pairs`, or for stated rotations by hand.
@@ -193,7 +201,8 @@ def align_pairs(
     homes, coarse = devices(), band.cut(search.plan.coarse_k)
     first = _on_device(Objects(objects.data[:1], objects.weight[:1]))
     index = _indices(first, coarse, search.grid.rotations, search.plan.coarse_k)
-    where = (search.grid.rotations, index, search.grid.neighbours, shifts)
+    where = _Where(search.grid, index, shifts)
+    there = [jax.device_put(where, home) for home in homes]
 
     def one_row(number: int, rows: np.ndarray) -> list[np.ndarray]:
         padded = np.concatenate([rows, np.repeat(rows[-1:], _width(len(rows)) - len(rows))])
@@ -201,9 +210,10 @@ def align_pairs(
         fixed_part, moving_part = (
             Objects(objects.data[of, :size], objects.weight[of, :size]) for of in (fixed, moving)
         )
-        with jax.default_device(homes[number % len(homes)]):
+        lane = number % len(homes)
+        with jax.default_device(homes[lane]):
             sides = _on_device(fixed_part), _on_device(moving_part)
-            out = _align_to_one(*sides, band, *where, search.plan, search.free)
+            out = _align_to_one(*sides, band, there[lane], search.plan, search.free)
             return [np.asarray(part)[: len(rows)] for part in out]
 
     each = cores() if on_cpu() else 2
@@ -232,15 +242,16 @@ def _width(count: int) -> int:
 
 
 @eqx.filter_jit
-def _align_to_one(a: Observations, moving, band, turns, index, neighbours, shifts, plan, free):
+def _align_to_one(a: Observations, moving, band, where: _Where, plan, free):
+    turns, shifts = where.grid.rotations, where.shifts
     coarse = band.cut(plan.coarse_k)
     low = coarse.signal.shape[0]
     small = _sampled(a.data[:low], a.weight[:low], coarse, plan.coarse_k)
-    scores = _scan(small, _cut(moving, low), coarse, index, shifts, plan)
+    scores = _scan(small, _cut(moving, low), coarse, where.index, shifts, plan)
     count = min(plan.candidates, scores.shape[1])
-    best = lax.map(lambda row: distinct_maxima(row, neighbours, count), scores)
+    best = lax.map(lambda row: distinct_maxima(row, where.grid.neighbours, count), scores)
     rotation = turns[best]
-    place = _best_shifts(small, _cut(moving, low), coarse, index[best], shifts)
+    place = _best_shifts(small, _cut(moving, low), coarse, where.index[best], shifts)
     fine = _table(a.data, a.weight, band, plan.kmax)
     rotation, place = rotation[:, None], place[:, None]
     for stage in plan.stages:
