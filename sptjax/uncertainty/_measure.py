@@ -47,7 +47,6 @@ Progress = Callable[[Iterable, str], Iterable]
 BATCH = 16
 BENT = 2  # modes of a particle and class whose curvature is measured
 ROUGH = 1  # order of interpolation of samples, whose spread alone counts
-MEMBERS = 20  # of a class, for noise of its own
 TURN, MOVE = slice(0, 3), slice(3, 6)
 ORDER = 2  # of interpolation; that of the search, 1, leaves errors of a twentieth of the noise
 STEPS = 6  # of Levenberg-Marquardt, from every candidate
@@ -65,9 +64,8 @@ class _Look:
     rough: SliceTable  # for samples
 
     @classmethod
-    def of(cls, group: Group) -> "_Look":
-        """In the band of the group's last stage."""
-        kmax = group.plan().kmax
+    def of(cls, group: Group, kmax: int) -> "_Look":
+        """In one band, the same for all references: their scores are compared."""
         vectors = fourier.half_ball(kmax)
         wave = jnp.asarray(vectors, jnp.float32)
         tables = (_table(group, kmax, order) for order in (ORDER, ROUGH))
@@ -121,27 +119,27 @@ def pose_table(
         progress=progress,
     ).scaled(1 / view.scale)  # fmt: skip
     maps = jnp.asarray(view.references, jnp.float32)
-    looks = [
-        _Look.of(
-            Group(
-                view.particles, maps[c : c + 1], at_scale(symmetry, view.scale), settings,
-                expected_score, view.scale, settings.aligner,
-            )
+    groups = [
+        Group(
+            view.particles, maps[c : c + 1], at_scale(symmetry, view.scale), settings,
+            expected_score, view.scale, settings.aligner,
         )
         for c, symmetry in enumerate(symmetries)
     ]  # fmt: skip
+    kmax = max(group.plan().kmax for group in groups)
+    looks = [_Look.of(group, kmax) for group in groups]
     best = listed.score[:, :, 0].argmax(1)
-    linear = []
-    for c, look in enumerate(looks):
-        part = Found(listed.rotation[:, c], listed.shift[:, c], listed.score[:, c])
-        noise = _noise(look, rows, part, best == c, hosts, progress)
-        linear.append(_linear(look, rows, part, noise, progress))
+    parts = [
+        Found(listed.rotation[:, c], listed.shift[:, c], listed.score[:, c])
+        for c in range(len(looks))
+    ]
+    noise = _noise(looks, rows, parts, best, hosts, progress)
+    linear = [_linear(look, rows, part, noise, progress) for look, part in zip(looks, parts)]
     volumes = [_volume(look.group) if found.peaks is not None else 0.0 for look in looks]
     own = [np.isfinite(listed.score[:, c]) for c in range(len(looks))]
     box = view.particles.box
     fitted = posterior(linear, own, volumes, box, hosts)
-    for c, (look, known) in enumerate(zip(looks, fitted.amplitudes)):
-        part = Found(listed.rotation[:, c], listed.shift[:, c], listed.score[:, c])
+    for c, (look, part, known) in enumerate(zip(looks, parts, fitted.amplitudes)):
         linear[c] = _bent(look, rows, part, linear[c], known, progress)
         linear[c] = _sampled(look, rows, part, linear[c], known, progress)
     fitted = posterior(linear, own, volumes, box, hosts)
@@ -180,26 +178,31 @@ def _places(rotation: np.ndarray, shift: np.ndarray) -> Array:
 
 
 def _noise(
-    look: _Look,
+    looks: list[_Look],
     rows: np.ndarray,
-    listed: Found,
-    members: np.ndarray,
+    listed: list[Found],
+    best: np.ndarray,
     hosts: Hosts,
     progress: Progress,
 ) -> NoiseModel:
-    """Noise in the residuals of the members of a class at their best poses; of all if few are."""
-    if hosts.total(np.array(members.sum())) < MEMBERS:
-        members = np.ones_like(members)
-    rank = np.flatnonzero(members)
-    total, count = nothing(look.around), 0
-    for here, real in progress(list(padded_batches(rank, BATCH)), "noise"):
-        turn, shift = listed.rotation[here, 0], listed.shift[here, 0]
-        part = residual_sums(
+    """Noise in the residuals of the particles at their best poses in their best classes.
+
+    One model for all classes: with noise of its own, a class whose members agree less with its
+    reference would lower the scores of all particles in it.
+    """
+    total, count = nothing(looks[0].around), 0
+    members = [
+        (look, part, np.flatnonzero(best == c)) for c, (look, part) in enumerate(zip(looks, listed))
+    ]
+    batches = [(*own, item) for *own, rank in members for item in padded_batches(rank, BATCH)]
+    for look, part, (here, real) in progress(batches, "noise"):
+        turn, shift = part.rotation[here, 0], part.shift[here, 0]
+        more = residual_sums(
             look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
             _places(turn, shift), jnp.asarray(np.arange(len(here)) < real, jnp.float32),
             look.around, look.group.box,
         )  # fmt: skip
-        total = jax.tree.map(jnp.add, total, part)
+        total = jax.tree.map(jnp.add, total, more)
         count += real
     power, near, count = hosts.total(
         (np.asarray(total.power), np.asarray(total.near), np.asarray(count))
