@@ -7,12 +7,13 @@ BENCH_STAMP := .venv/.installed-bench
 DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow demo lint docs bench bench-gpu
+.PHONY: help setup test test-notebooks test-slow demo lint docs bench bench-gpu
 
 help:
 	@echo "make setup      create .venv and install sptjax with its test tools (once)"
 	@echo "make demo       simulate two classes, refine them, compare with the truth"
 	@echo "make test       the tests, without those marked slow"
+	@echo "make test-notebooks  all notebooks, cell by cell"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make lint       ruff and pyright"
 	@echo "make docs       the pages of docs/ and a reference of all modules, in site/"
@@ -39,8 +40,11 @@ $(BENCH_STAMP): $(STAMP)
 test: setup
 	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
 
+test-notebooks: setup
+	$(BIN)/python -m pytest -n auto tests/test_notebooks.py -m slow
+
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m 'slow and not gpu'
 
 demo: setup
 	$(BIN)/python experiments/demo.py

@@ -304,3 +304,28 @@ def test_regions_of_faint_particles_hold_their_truths():
     low, high = stats.binom.interval(0.998, COUNT, 0.95)
     limit = stats.chi2.ppf(0.95, 6)
     assert (before <= limit).sum() < low <= (after <= limit).sum() <= high
+
+
+def test_classes_are_told_apart_whatever_the_noise_of_their_members():
+    """One of two similar maps has noisier particles: with noise by class it would lose them."""
+    whole = np.asarray(phantom(BOX))
+    part = whole.copy()
+    part[:, :, BOX // 2 + 2 :] *= 0.4
+    maps, own = np.stack([whole, part]), np.arange(COUNT) % 2
+    poses = simulate.random_poses(jax.random.key(5), COUNT, 2.0)
+    noisy = dataclasses.replace(GEOMETRY, snr=0.03)
+    sets = (volumes_of(jnp.asarray(maps), own, poses, g, seed=6) for g in (GEOMETRY, noisy))
+    volumes = np.where(own[:, None, None, None] == 1, *reversed([np.asarray(v) for v in sets]))
+    particles, rows = particles_of(volumes, GEOMETRY), np.arange(COUNT)
+    found = truth_of(poses)
+    start = dataclasses.replace(
+        found, **{k: np.repeat(getattr(found, k), 2, 1) for k in ("rotation", "shift", "score")}
+    )
+    found = align_particles(
+        particles, rows, maps, (C1, C1), LOCAL, expected_score=15.0, start=start
+    )
+    table = pose_table(
+        View(particles, maps), rows, found, (C1, C1), LOCAL, expected_score=15.0, modes=2
+    )
+    share = np.where(table.classes == 1, table.probability, 0).sum(1)
+    assert np.mean((share > 0.5) == own) > 0.9
