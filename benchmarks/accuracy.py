@@ -73,7 +73,7 @@ SHIFT, SEARCH = 2.0, 3
 SLOW_BOX = 32
 FINE_DEG = 3.0  # of the exhaustive search, within one coarse step
 LABELS = {
-    "success": f"within {SUCCESS_DEG:.0f}° and {SUCCESS_VOX:.0f} voxels; right class",
+    "success": f"within {SUCCESS_DEG:.0f}°, {SUCCESS_VOX:.0f} voxels",
     "deg": "angle, degrees",
     "vox": "shift, voxels",
 }
@@ -105,7 +105,7 @@ class Panel:
     @property
     def title(self) -> str:
         """For pictures."""
-        what = "D or E" if "+" in self.map else self.symmetry.upper()
+        what = "right of D, E" if "+" in self.map else self.symmetry.upper()
         return f"{what}, {self.box}³, ±{self.tilt:.0f}°"
 
 
