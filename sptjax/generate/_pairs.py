@@ -85,9 +85,8 @@ class _Sampled(eqx.Module):
 
     def slices(self, index: Int[Array, "*k"]) -> _Slices:
         """At samples of the table."""
-        arrays = self.data.real, self.data.imag, self.power, self.weight
-        real, imag, power, weight = (x.at[index].get(mode="promise_in_bounds") for x in arrays)
-        return real, imag, power, weight
+        take = lambda x: x.at[index].get(mode="promise_in_bounds")  # noqa: E731
+        return take(self.data.real), take(self.data.imag), take(self.power), take(self.weight)
 
 
 class _Band(eqx.Module):
@@ -178,7 +177,8 @@ def align_pairs(
 ) -> Pairs:
     """Align the second of every pair of objects to the first.
 
-    Pairs of one fixed object go together, up to eight at a time.
+    Pairs of one fixed object go together, up to eight at a time; several such rows are under way
+    at once, and devices take them in turn.
 
     Args:
         material: of the objects.
@@ -297,7 +297,9 @@ def _sampled(data: Array, weight: Array, band: _Band, kmax: int) -> _Sampled:
 
 
 @eqx.filter_jit
-def _indices(a: Observations, band: _Band, turns: Float[Array, "q 3 3"], kmax: int):
+def _indices(
+    a: Observations, band: _Band, turns: Float[Array, "q 3 3"], kmax: int
+) -> Int[Array, "q k"]:
     """Samples that turned frequencies are nearest to, in the table of any object, ``[q, k]``.
 
     Worked out once: computed where they are used, they would take most of the time of a scan.
