@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._team import divided
+
 AT_ONCE = 256  # items of map_each, off the CPU
 
 _compiled: set[Hashable] = set()  # what side_by_side has worked on in this process
@@ -24,14 +26,19 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def map_chunked(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
+def map_chunked(function: Callable[[Any], Any], arrays: Any, size: int, team: int = 1) -> Any:
     """``function`` over chunks of the leading axis of a tree of arrays, results joined.
 
     Args:
         function: takes and returns trees of arrays whose leading axis is the chunk.
         arrays: tree of arrays ``[n, ...]`` with one common ``n >= 1``.
         size: chunk length; ``n`` need not be a multiple of it.
+        team: devices that share the chunks, inside :func:`sptjax._team.together`.
     """
+    return divided(lambda part: _in_chunks(function, part, size), arrays, team)
+
+
+def _in_chunks(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
     n = jax.tree.leaves(arrays)[0].shape[0]
     size = min(size, n)
     count = -(-n // size)
@@ -43,7 +50,7 @@ def map_chunked(function: Callable[[Any], Any], arrays: Any, size: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(count * size, *x.shape[2:])[:n], joined)
 
 
-def map_each(function: Callable[[Any], Any], items: Any) -> Any:
+def map_each(function: Callable[[Any], Any], items: Any, team: int = 1) -> Any:
     """``function`` of every item of the leading axis, as many at a time as suit the device.
 
     On a CPU one after the other: what an item needs stays in the caches. Elsewhere many at once,
@@ -52,8 +59,10 @@ def map_each(function: Callable[[Any], Any], items: Any) -> Any:
     Args:
         function: takes and returns trees of arrays.
         items: tree of arrays ``[n, ...]``.
+        team: devices that share the items, inside :func:`sptjax._team.together`.
     """
-    return lax.map(function, items, batch_size=None if on_cpu() else AT_ONCE)
+    at_once = None if on_cpu() else AT_ONCE
+    return divided(lambda part: lax.map(function, part, batch_size=at_once), items, team)
 
 
 def batch_size(bytes_each: int, budget: int, most: int) -> int:

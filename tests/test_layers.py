@@ -11,7 +11,7 @@ PACKAGE = ROOT / "sptjax"
 
 # A module imports from lower floors only. Within 1, mathematics (a) and files (b) never meet.
 FLOORS = {
-    "0": "_errors _messages _types _chunk options rows distributed _run_files",
+    "0": "_errors _messages _types _chunk _team options rows distributed _run_files",
     "1a": "fourier rotation _helix symmetry orientations resample masks wedge _wedge_fit noise"
     " tilt_series soft_wedge",
     "1b": "io",
@@ -30,6 +30,7 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split(
 SAME_FLOOR = {
     "options": {"_errors"},
     "rows": {"_errors"},
+    "_chunk": {"_team"},
     "distributed": {"_errors"},
     "symmetry": {"rotation", "_helix"},
     "orientations": {"symmetry", "_helix"},

@@ -27,6 +27,7 @@ def coarse_scores(
     box: int,
     chunk: int,
     dtype: jnp.dtype,
+    team: int = 1,
 ) -> Float[Array, "n c q"]:
     """Best score over the shifts for every particle, reference and rotation.
 
@@ -39,6 +40,7 @@ def coarse_scores(
         box: edge of the particle box.
         chunk: rotations per product.
         dtype: operands of the product; sums are float32.
+        team: devices that share the rotations.
 
     Returns:
         Scores ``[n, c, q]``.
@@ -59,7 +61,7 @@ def coarse_scores(
             product = dot(rows, columns).reshape(n, -1, turns.shape[0])
             return (product.max(1) * (jnp.sqrt(2.0) * lax.rsqrt(norm + TINY))).T
 
-        return map_chunked(one_chunk, rotations, chunk).T
+        return map_chunked(one_chunk, rotations, chunk, team).T
 
     return lax.map(one_reference, (tables.real, tables.imag)).transpose(1, 0, 2)
 

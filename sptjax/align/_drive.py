@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jaxtyping import Array
 
 from .. import fourier
 from .._chunk import batch_size, cores, devices, on_cpu, padded_batches, side_by_side
+from .._team import teams
 from .._types import Alignment
 from ..particles import Particles
 from ..symmetry import Symmetry, parse
@@ -57,7 +59,8 @@ def over_particles(
 
     References of one symmetry go together. Poses come and go in raw voxels. Batches go to the
     local devices in turn, and several at a time to the cores of a CPU; what is found does not
-    depend on their number, because every batch is computed on its own.
+    depend on their number, because every batch is computed on its own. If there are fewer particles
+    than devices, several devices share each batch, a part of the rotations for each.
 
     Args:
         view: particles and references.
@@ -79,8 +82,16 @@ def over_particles(
     for name, members in itertools.groupby(sorted(range(count), key=names.__getitem__),
                                            key=names.__getitem__):  # fmt: skip
         columns = np.array(list(members))
-        runs, plan = _on_every_device(
-            view, columns, searched[names.index(name)], settings, work, expected_score, aligner
+        lanes = teams(devices(), len(indices))
+        runs, plan = _on_every_team(
+            lanes,
+            view,
+            columns,
+            searched[names.index(name)],
+            settings,
+            work,
+            expected_score,
+            aligner,
         )
         share = -(-_of_all_processes(len(indices), view.particles) // len(runs))
         most = 1 << max(share - 1, 0).bit_length()
@@ -92,17 +103,19 @@ def over_particles(
         words = title if len(columns) == count else f"{title} {name}"
 
         def one_batch(
-            number: int, batch: tuple[np.ndarray, int], runs=runs, columns=columns
+            number: int, batch: tuple[np.ndarray, int], lanes=lanes, runs=runs, columns=columns
         ) -> list[np.ndarray]:
-            (rows, real), lane = batch, number % len(runs)
-            with jax.default_device(devices()[lane]):
+            (rows, real), lane = batch, number % len(lanes)
+            with jax.default_device(lanes[lane][0]):
                 part = None if start is None else start.part(rows, columns)
                 found = runs[lane](indices[rows], part)
                 return [np.asarray(x)[:real] for x in (found.rotation, found.shift, found.score)]
 
         each = min(cores(), settings.batch_bytes // (cost * size)) if on_cpu() else 2
+        if len(lanes[0]) > 1:
+            each = 1  # two programs of one team could wait for each other
         one_sampling = len(view.particles.sampling) == 1
-        like = (title, aligner, plan, len(columns), size, one_sampling, len(runs))
+        like = (title, aligner, plan, len(columns), size, one_sampling, len(lanes), len(lanes[0]))
         done = side_by_side(one_batch, progress(batches, words), len(runs), max(each, 1), like)
         for (rows, real), arrays in done:
             length = arrays[2].shape[2]
@@ -116,7 +129,8 @@ def over_particles(
     return whole.scaled(view.scale)
 
 
-def _on_every_device(
+def _on_every_team(
+    lanes: list[tuple[Any, ...]],
     view: View,
     columns: np.ndarray,
     symmetry: Symmetry,
@@ -125,13 +139,20 @@ def _on_every_device(
     expected_score: float,
     aligner: Aligner | FineAligner | None,
 ) -> tuple[list[Run], SearchPlan]:
-    """The function of a batch for each local device, with the references prepared there."""
+    """The function of a batch for each team of devices, with the references prepared there."""
     runs, plan = [], None
-    for device in devices():
-        with jax.default_device(device):
+    for team in lanes:
+        with jax.default_device(team[0]):
             maps = jnp.asarray(np.asarray(view.references)[columns], jnp.float32)
             group = Group(
-                view.particles, maps, symmetry, settings, expected_score, view.scale, aligner
+                view.particles,
+                maps,
+                symmetry,
+                settings,
+                expected_score,
+                view.scale,
+                aligner,
+                team,
             )
             run, plan = work(group)
         runs.append(run)

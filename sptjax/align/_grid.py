@@ -57,6 +57,7 @@ def grid_search(
     max_shift_vox: int | tuple[int, int, int],
     keep: int,
     neighbours: Int[Array, "q m"] | None = None,
+    team: int = 1,
 ) -> Alignment:
     """Best grid poses of every particle against every reference, by :func:`sptjax.score.score`.
 
@@ -74,6 +75,7 @@ def grid_search(
         keep: poses returned per particle and reference, at most ``q``.
         neighbours: nearest entries of every rotation; if given, only local maxima of the score
             over the rotations count, so that the poses returned are distinct.
+        team: devices that share the rotations, inside :func:`sptjax._team.together`.
 
     Returns:
         ``[n, c, keep]`` poses, best first.
@@ -87,8 +89,8 @@ def grid_search(
     def one_reference(flat: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         table = SliceTable(flat[0], flat[1], tables.half, tables.pad, tables.order)
         if neighbours is None:
-            return _best(correlator, table, rotations, keep)
-        return _best_maxima(correlator, table, rotations, neighbours, keep)
+            return _best(correlator, table, rotations, keep, team)
+        return _best_maxima(correlator, table, rotations, neighbours, keep, team)
 
     found = lax.map(one_reference, (tables.real, tables.imag))
     score, turn, move = (jnp.swapaxes(x, 0, 1) for x in found)
@@ -187,7 +189,11 @@ def _correlate(correlator: _Correlator, product: Complex[Array, "b k"]) -> Float
 
 
 def _best(
-    correlator: _Correlator, table: SliceTable, rotations: Float[Array, "q 3 3"], keep: int
+    correlator: _Correlator,
+    table: SliceTable,
+    rotations: Float[Array, "q 3 3"],
+    keep: int,
+    team: int,
 ) -> tuple[Float[Array, "n keep"], Int[Array, "n keep"], Int[Array, "n keep"]]:
     """Score, rotation and shift of the best rotations: top-k of the top-k of every chunk."""
     count, size = rotations.shape[0], _chunk_size(correlator.box)
@@ -200,7 +206,7 @@ def _best(
         top, index = lax.top_k(real.T, min(keep, row.shape[0]))
         return top[None], row[index][None], jnp.take_along_axis(move.T, index, 1)[None]
 
-    chunks = map_chunked(one_chunk, jnp.arange(0, count, size), 1)
+    chunks = map_chunked(one_chunk, jnp.arange(0, count, size), 1, team)
     score, turn, move = (jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1) for x in chunks)
     top, index = lax.top_k(score, keep)
     return top, jnp.take_along_axis(turn, index, 1), jnp.take_along_axis(move, index, 1)
@@ -212,12 +218,14 @@ def _best_maxima(
     rotations: Float[Array, "q 3 3"],
     neighbours: Int[Array, "q m"],
     keep: int,
+    team: int,
 ) -> tuple[Float[Array, "n keep"], Int[Array, "n keep"], Int[Array, "n keep"]]:
     """Score, rotation and shift of the best local maxima over the rotations."""
     score, move = map_chunked(
         lambda turns: _chunk_scores(correlator, table, turns),
         rotations,
         _chunk_size(correlator.box),
+        team,
     )
     turn = lax.map(lambda row: distinct_maxima(row, neighbours, keep), score.T)
     top = jnp.take_along_axis(score.T, turn, 1)

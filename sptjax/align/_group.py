@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ class Group:
     expected_score: float
     scale: float
     aligner: Aligner | FineAligner | None  # of the stage
+    team: tuple[Any, ...] = ()  # devices that share every batch; none: the default one
 
     @property
     def apix(self) -> float:

@@ -5,6 +5,7 @@ the products of :mod:`._coarse`, for one particle at a time, since every start h
 its own.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,7 @@ def local_scores(
     shifts: Float[Array, "t 3"],
     *,
     box: int,
+    team: int = 1,
 ) -> tuple[Float[Array, "n c m q"], Int[Array, "n c m q"]]:
     """Best score over the shifts for every turn of every start, and the index of that shift.
 
@@ -48,6 +50,7 @@ def local_scores(
         turns: rotations ``T``; ``T R`` is scored.
         shifts: added to the position.
         box: edge of the particle box.
+        team: devices that share the turns, inside :func:`sptjax._team.together`.
     """
     axes = vectors.T
     n, c, m = rotation.shape[:3]
@@ -76,7 +79,7 @@ def local_scores(
                     best = product.max(0) * (jnp.sqrt(2.0) * lax.rsqrt(norm + TINY))
                     return best, index[product.argmax(0)]
 
-                return map_chunked(some_turns, multiply(turns, start), TURNS)
+                return map_chunked(some_turns, multiply(turns, start), TURNS, team)
 
             best, which = lax.map(some_shifts, jnp.asarray(rows))
             top = best.argmax(0)[None]
@@ -101,6 +104,7 @@ def best_around(
     shifts: Float[Array, "t 3"],
     *,
     box: int,
+    team: int = 1,
 ) -> tuple[Float[Array, "n c m 3 3"], Float[Array, "n c m 3"]]:
     """Rotation and position of the best pose of a grid around every start.
 
@@ -116,14 +120,21 @@ def best_around(
         turns,
         shifts,
         box=box,
+        team=team,
     )
     best = score.argmax(-1)
     move = jnp.take_along_axis(which, best[..., None], -1)[..., 0]
     return multiply(turns[best], rotation), position + shifts[move]
 
 
+@eqx.filter_jit
 def align_near(
-    search: Search, observations: Observations, start: Alignment, max_angle_deg: float
+    search: Search,
+    observations: Observations,
+    start: Alignment,
+    *,
+    max_angle_deg: float,
+    team: int = 1,
 ) -> Alignment:
     """Search around starts, from the lowest band to the highest (``search`` has a local grid).
 
@@ -132,6 +143,7 @@ def align_near(
         observations: particles on a half ball of at least ``plan.kmax``.
         start: poses ``[n, c, m]``.
         max_angle_deg: how far a pose may turn.
+        team: devices that share turns and candidates, inside :func:`sptjax._team.together`.
 
     Returns:
         ``[n, c, p]`` poses with the starts, refined in the last band, among them.
@@ -143,7 +155,7 @@ def align_near(
     origin = -rotate(transpose(start.rotation), start.shift)
     score, which = local_scores(
         search.coarse, cut(observations, size), wave, start.rotation, origin,
-        search.rotations, search.shifts, box=plan.box,
+        search.rotations, search.shifts, box=plan.box, team=team,
     )  # fmt: skip
     count = min(PER_START, score.shape[-1])
     pick = lambda row: distinct_maxima(row, search.neighbours, count)  # noqa: E731
@@ -163,7 +175,7 @@ def align_near(
         *pose, value = refine_all(
             search.fine, observations, search.vectors, *pose,
             box=plan.box, kmax=stage.kmax, steps=stage.steps, free=plan.free,
-            bounds=Bounds.around(*centre, max_angle_deg, reach),
+            bounds=Bounds.around(*centre, max_angle_deg, reach), team=team,
         )  # fmt: skip
         if stage is not plan.stages[-1]:
             kept = best_distinct(search, pose[0], value, min(stage.keep * m, value.shape[2]))

@@ -86,17 +86,19 @@ def prepare(
 
 
 @eqx.filter_jit
-def align(search: Search, observations: Observations) -> Alignment:
+def align(search: Search, observations: Observations, *, team: int = 1) -> Alignment:
     """Best poses of every particle against every reference.
 
     Args:
         search: prepared references.
         observations: particles on a half ball of at least ``plan.kmax``.
+        team: devices that share rotations and candidates, inside
+            :func:`sptjax._team.together`.
 
     Returns:
         ``[n, c, m]`` poses with ``m`` the ``keep`` of the last stage, best first.
     """
-    rotation, shift, value = coarse_candidates(search, observations)
+    rotation, shift, value = coarse_candidates(search, observations, team=team)
     for stage in search.plan.stages:
         rotation, shift, value = refine_candidates(
             search,
@@ -105,19 +107,21 @@ def align(search: Search, observations: Observations) -> Alignment:
             shift,
             stage,
             dedupe=stage.keep > 1 or stage is not search.plan.stages[-1],
+            team=team,
         )
     back = -rotate(rotation, shift)
     return Alignment(rotation, back, value)
 
 
 def coarse_candidates(
-    search: Search, observations: Observations
+    search: Search, observations: Observations, *, team: int = 1
 ) -> tuple[Float[Array, "n c m 3 3"], Float[Array, "n c m 3"], Float[Array, "n c m"]]:
     """Distinct maxima of the exhaustive search: rotation, particle-frame shift, score.
 
     Args:
         search: what :func:`prepare` made.
         observations: ``n`` whitened particles.
+        team: devices that share the rotations.
 
     Returns:
         Rotations (particle to reference), shifts in the particle frame (voxels), scores, the best
@@ -136,6 +140,7 @@ def coarse_candidates(
         box=plan.box,
         chunk=plan.chunk,
         dtype=jnp.bfloat16 if plan.half_precision else jnp.float32,
+        team=team,
     )
     count = min(plan.candidates, scores.shape[-1])
 
@@ -157,6 +162,7 @@ def refine_candidates(
     stage: Stage,
     *,
     dedupe: bool = True,
+    team: int = 1,
 ) -> tuple[Float[Array, "n c k 3 3"], Float[Array, "n c k 3"], Float[Array, "n c k"]]:
     """Refine all candidates in one band and keep the best distinct ones.
 
@@ -169,6 +175,7 @@ def refine_candidates(
         shift: of the candidates, particle frame, voxels.
         stage: band, steps and number of candidates to keep.
         dedupe: of candidates that arrive at one pose keep one.
+        team: devices that share the candidates.
 
     Returns:
         As the input, the best ``k`` first.
@@ -184,6 +191,7 @@ def refine_candidates(
         kmax=stage.kmax,
         steps=stage.steps,
         free=plan.free,
+        team=team,
     )
     limit = np.asarray(plan.half_widths, np.float32) + np.float32(plan.shift_step_vox / 2)
     inside = (jnp.abs(shift) <= limit.reshape(1, 1, 1, 3)).all(-1)
@@ -205,6 +213,7 @@ def refine_all(
     steps: int,
     free: tuple[bool, ...] | None = None,
     bounds: Bounds | None = None,
+    team: int = 1,
 ) -> tuple[Float[Array, "n c m 3 3"], Float[Array, "n c m 3"], Float[Array, "n c m"]]:
     """Climb from every pose in one band: rotations, particle-frame shifts and scores.
 
@@ -219,6 +228,7 @@ def refine_all(
         steps: see :func:`refine_pose`; 0 only scores.
         free: likewise.
         bounds: likewise, one centre for every pose.
+        team: devices that share the poses.
     """
     n, c, m = rotation.shape[:3]
     size = fourier.half_ball_size(kmax)
@@ -240,7 +250,7 @@ def refine_all(
                 box=box, steps=steps, free=free, bounds=limits,
             )  # fmt: skip
 
-        return map_each(one, (owner, *poses))
+        return map_each(one, (owner, *poses), team)
 
     per_reference = lambda x: jnp.moveaxis(x, 1, 0).reshape(c, n * m, *x.shape[3:])  # noqa: E731
     poses = [rotation, shift]

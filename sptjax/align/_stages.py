@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import fourier, orientations
+from .._team import together
 from .._types import Alignment, Pose
 from ..rotation import multiply, rotate, transpose
 from ..symmetry import within_reach
@@ -70,10 +71,11 @@ def _global(group: Group, keep: int, turn: Array | None) -> Work:
     if turn is not None:
         turned = multiply(search.rotations, turn)
         search = eqx.tree_at(lambda s: s.rotations, search, turned)
+    search_all = together(align, group.team)
 
     def run(indices: np.ndarray, start: Alignment | None) -> Alignment:
         del start
-        found = align(search, group.observe(indices, plan.kmax))
+        found = search_all(search, group.observe(indices, plan.kmax))
         return group.chosen(indices, found, keep, APART_STEPS * plan.delta_deg)
 
     return run, plan
@@ -90,17 +92,17 @@ def _exhaustive(group: Group, keep: int, turn: Array | None) -> Work:
     vectors = jnp.asarray(fourier.half_ball(kmax))
     rotations = grid.rotations if turn is None else multiply(grid.rotations, turn)
     x, y, z = (int(half) for half in plan.half_widths)
+    search_all = together(
+        grid_search, group.team, box=plan.box, max_shift_vox=(x, y, z), keep=listed
+    )
 
     def run(indices: np.ndarray, start: Alignment | None) -> Alignment:
         del start
-        found = grid_search(
+        found = search_all(
             tables,
             group.observe(indices, kmax),
             vectors,
             rotations,
-            box=plan.box,
-            max_shift_vox=(x, y, z),
-            keep=listed,
             neighbours=grid.neighbours if listed > 1 else None,
         )
         return group.chosen(indices, found, keep, APART_STEPS * step)
@@ -179,12 +181,12 @@ def _near(
     plan = group.plan(keep=_listed(group, keep), shifts=half_widths(reach))
     around = orientations.local(angle, min(plan.delta_deg, angle))
     search = prepare(group.maps, plan, group.symmetry, around)
-    near = eqx.filter_jit(align_near)
+    search_near = together(align_near, group.team, max_angle_deg=angle)
 
     def run(indices: np.ndarray, start: Alignment | None) -> Alignment:
         assert start is not None, "the caller gives start poses"
         observed = group.observe(indices, plan.kmax)
-        found = near(search, observed, start, angle)
+        found = search_near(search, observed, start)
         return group.chosen(indices, found, keep, APART_STEPS * plan.delta_deg, start)
 
     return run, plan
