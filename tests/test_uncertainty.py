@@ -1,6 +1,7 @@
 """Covariances of poses, modes and their probabilities: by definition and against planted truth."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from sptjax.phantom import phantom
 from sptjax.resample import slice_table
 from sptjax.uncertainty import _sampled, pose_table
 from sptjax.uncertainty._noise import NoiseModel, covariance, neighbours
-from sptjax.uncertainty._posterior import Amplitudes, Linear, evidence, log_elsewhere, posterior
+from sptjax.uncertainty._posterior import Amplitudes, Linear, Lists, evidence, posterior
 from sptjax.uncertainty._sampled import second_moments
 
 COUNT = 96
@@ -163,13 +164,62 @@ def simple(score, unit=10.0):
     return Linear(normal, normal, along)
 
 
-def test_noise_alone_has_evidence_of_one():
-    """What lies beyond a list of poses, of all poses, is their volume."""
-    linear = simple([[50.0]])
-    rest = log_elsewhere(linear, np.ones((1, 1), bool), Amplitudes(0.8, 0.0), 1000.0)
-    np.testing.assert_allclose(rest, np.log(1000.0), rtol=1e-6)
-    none = log_elsewhere(linear, np.ones((1, 1), bool), Amplitudes(0.8, 0.0), 0.0)
-    assert np.isneginf(none).all()
+def by_chance(rng, n, m, rate, level=7.0):
+    """Best scores of events whose rate falls exponentially, best first."""
+    return level - np.log(rng.exponential(size=(n, m)).cumsum(1)) / rate
+
+
+def with_right_poses(rng, lists, share, amplitude, unit=10.0):
+    """Lists of which a share holds the right pose too, and where it is, -1 where it is not."""
+    n, m = lists.shape
+    there = rng.random(n) < share
+    score = np.sqrt(rng.normal(amplitude * unit, 1, n) ** 2 + 6)
+    every = np.concatenate([lists, np.where(there, score, -np.inf)[:, None]], 1)
+    order = np.argsort(-every, axis=1)[:, :m]
+    place = order == m
+    held = place.any(1) & there
+    return np.take_along_axis(every, order, 1), np.where(held, place.argmax(1), -1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 1.0])
+def test_lists_hold_the_right_pose_as_often_as_stated(rng, share):
+    """Chance of a known rate, right poses of a known amplitude."""
+    score, place = with_right_poses(rng, by_chance(rng, 4000, 8, 6.0), share, 0.9)
+    found = posterior([simple(score)], [np.ones(score.shape, bool)], True, BOX)
+    stated, held = found.inside[0].sum(1), place >= 0
+    assert found.amplitudes[0].mean == pytest.approx(0.9, abs=0.01)
+    assert stated.mean() == pytest.approx(held.mean(), abs=0.01)
+    if share == 1:
+        return  # hardly a list is in doubt
+    for low, high in itertools.pairwise([0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.01]):
+        some = (stated >= low) & (stated < high)
+        error = np.sqrt(stated[some].mean() * (1 - stated[some].mean()) / some.sum())
+        assert some.sum() >= 20
+        # never more certain than right; a little too modest where right poses are third or later
+        assert -3 * error < held[some].mean() - stated[some].mean() < 3 * error + 0.1
+
+
+def test_noise_alone_holds_no_pose(rng):
+    score = by_chance(rng, 500, 8, 3.0)
+    found = posterior([simple(score)], [np.ones(score.shape, bool)], True, BOX)
+    assert found.inside[0].sum(1).mean() < 0.1
+    given = posterior([simple(score)], [np.ones(score.shape, bool)], False, BOX)
+    np.testing.assert_allclose(given.inside[0].sum(1), 1)
+
+
+def test_the_rate_of_chance(rng):
+    """From wrong and right lists alike; a list too short says nothing."""
+    score, place = with_right_poses(rng, by_chance(rng, 4000, 8, 2.5), 0.6, 1.5)
+    score[:50, 1:] = -np.inf
+    nothing = np.zeros(len(score))
+    lists = Lists(score, np.full_like(score, 10), nothing + 1.5, nothing)
+    assert lists.chance_rate((place >= 0).astype(float)) == pytest.approx(2.5, rel=0.03)
+    assert np.isfinite(lists.log_chance(2.5)).all()
+    # two events above the third best, by the definition of the rate
+    base, rate = score[99, 2], 2.5
+    above = np.linspace(base, base + 20, 20001)
+    some = dataclasses.replace(lists, score=np.stack([above, above, np.full(20001, base)], 1))
+    assert np.trapezoid(np.exp(some.log_chance(rate)[:, 0]), above) == pytest.approx(2, rel=1e-3)
 
 
 def test_clear_modes_are_certain_and_close_ones_are_not(rng):
@@ -177,7 +227,7 @@ def test_clear_modes_are_certain_and_close_ones_are_not(rng):
     score = np.stack([clear, rng.normal(4, 0.5, 200)], 1)
     score[0] = 10.0, 9.9
     own = [np.ones(score.shape, bool)]
-    found = posterior([simple(score)], own, [1000.0], BOX)
+    found = posterior([simple(score)], own, True, BOX)
     assert np.median(found.inside[0][1:, 0]) > 0.99
     assert 0.5 < found.inside[0][0, 0] < 0.8
     assert found.amplitudes[0].mean == pytest.approx(1 - 3 / 100, abs=0.03)

@@ -32,7 +32,7 @@ from ..rotation import rotate, transpose
 from ..score import Observations
 from ..symmetry import Symmetry
 from ._noise import Neighbours, NoiseModel, neighbours, nothing
-from ._posterior import SO3, Amplitudes, Linear, Posterior, posterior, shrunk
+from ._posterior import Amplitudes, Linear, Posterior, posterior, shrunk
 from ._products import (
     Products,
     at_steps,
@@ -49,6 +49,7 @@ BENT = 2  # modes of a particle and class whose curvature is measured
 ROUGH = 1  # order of interpolation of samples, whose spread alone counts
 TURN, MOVE = slice(0, 3), slice(3, 6)
 ORDER = 2  # of interpolation; that of the search, 1, leaves errors of a twentieth of the noise
+LISTED = 4  # modes of a particle and class at least; the best ones are kept
 STEPS = 6  # of Levenberg-Marquardt, from every candidate
 
 
@@ -114,7 +115,7 @@ def pose_table(
     if found.peaks is not None:
         start, steps = start.joined(found.peaks), STEPS
     listed = over_particles(
-        view, rows, symmetries, settings, lambda group: _polish(group, modes, steps),
+        view, rows, symmetries, settings, lambda group: _polish(group, max(modes, LISTED), steps),
         aligner=settings.aligner, expected_score=expected_score, start=start, title="modes",
         progress=progress,
     ).scaled(1 / view.scale)  # fmt: skip
@@ -135,14 +136,14 @@ def pose_table(
     ]
     noise = _noise(looks, rows, parts, best, hosts, progress)
     linear = [_linear(look, rows, part, noise, progress) for look, part in zip(looks, parts)]
-    volumes = [_volume(look.group) if found.peaks is not None else 0.0 for look in looks]
+    searched = found.peaks is not None
     own = [np.isfinite(listed.score[:, c]) for c in range(len(looks))]
     box = view.particles.box
-    fitted = posterior(linear, own, volumes, box, hosts)
+    fitted = posterior(linear, own, searched, box, hosts)
     for c, (look, part, known) in enumerate(zip(looks, parts, fitted.amplitudes)):
         linear[c] = _bent(look, rows, part, linear[c], known, progress)
         linear[c] = _sampled(look, rows, part, linear[c], known, progress)
-    fitted = posterior(linear, own, volumes, box, hosts)
+    fitted = posterior(linear, own, searched, box, hosts)
     radius = particle_radius(np.asarray(maps).mean(0))
     return _tabulated(linear, listed, fitted, modes, box, radius).scaled(view.scale)
 
@@ -286,12 +287,6 @@ def _sampled(
         return _in_batches(of, len(pairs), "samples", progress)
 
     return with_moments(linear, pairs, scores, amplitude, box)
-
-
-def _volume(group: Group) -> float:
-    """Of the poses that a search looks at, radians^3 voxels^3."""
-    widths = [max(2 * half, 1.0) for half in group.plan().half_widths]
-    return SO3 / group.symmetry.redundancy * float(np.prod(widths))
 
 
 def _tabulated(

@@ -17,28 +17,36 @@ back along six directions, so that they also see what is not quadratic. Where th
 at low scores, they come from samples (:mod:`._sampled`).
 
 *Modes.* Amplitudes of a class are normal, ``a ~ N(a0, tau^2)``. Then the score at the right pose
-is ``N(a0 nu, 1 + tau^2 nu^2)``, that of a wrong one ``N(0, 1)``, and their ratio ``L(s)`` is the
-evidence for a pose. Its integral over a mode is ``L`` times the volume of the mode (Laplace), over
-all poses not listed, whose scores are below the least one listed, the volume of the search times
-the probability that the right pose scores less than that: noise alone makes ``<L> = 1``. A search
-also misses poses that score well. How often is one more number that is fitted: particles whose
-best pose scores no better than chance allows say so.
+is ``N(a0 nu, 1 + tau^2 nu^2)``, that of noise alone ``N(0, 1)``, and their ratio ``L(s)`` is the
+evidence for a pose. Its integral over a mode, ``L`` times the volume of the mode (Laplace), divides
+among the listed modes what probability they have together.
+
+*Lists.* Whether a list holds the right pose, ``L`` does not say: wrong poses score better than
+noise alone, because a particle resembles itself in many orientations. So the lists themselves tell
+what chance does (empirical Bayes; local false discovery rate: Efron 2010, Large-scale inference,
+ch. 5). Scores of wrong poses are taken for events whose rate falls exponentially: reckoned from the
+third best, at ``t``, it is ``2 r exp(-r (s - t))`` per unit of score. ``r`` is that of the
+distances between the best three scores where the best one is wrong, between the next three where it
+is right. A list of scores ``s_j`` holds the right pose with the odds ``1 - q`` to ``q``, times the
+sum of ``f(s_j)`` over that rate at ``s_j``; ``f`` is the density of right scores, and ``q``, the
+share of lists without the right pose, is fitted with all the rest.
 """
 
 import dataclasses
 
 import numpy as np
-from scipy.special import log_ndtr
+from scipy.stats import norm
 
 from ..distributed import ALONE, Hosts
 
 POSE = slice(0, 6)
 FITTED = 6.0  # what fitting six parameters adds to the square of a score
 ROUNDS = 20
-MISSED = 0.1  # probability that a search misses the right pose, at first
+MISSED = 0.1  # share of lists without the right pose, at first
+BEYOND = 2  # scores above the one from which chance is reckoned
+RATE = 3.0  # of chance per unit of score, where nothing is known; counts as one distance
 LEAST_TURN, LEAST_MOVE = 1.0, 0.25  # prior: radians, and of the box; matters where all is flat
 LEAST_BEND = 0.25  # of the curvature that is expected; less is no maximum that a fit would trust
-SO3 = 8 * np.pi**2  # volume in the measure of rotation vectors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,25 +199,100 @@ def moved_prior(step: np.ndarray, box: int) -> np.ndarray:
     return -np.einsum("...i,ij,...j->...", step, _prior(box), step) / 2
 
 
-def log_elsewhere(
-    linear: Linear, listed: np.ndarray, known: Amplitudes, volume: float, missed: float = 0.0
-) -> np.ndarray:
-    """Logarithm of the integral of ``L`` over all poses that are not listed, ``[n]``.
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """Modes of every particle in its best class, by falling score.
 
-    Args:
-        linear: of the listed poses.
-        listed: which of them are poses of their own, ``[n, m]``.
-        known: amplitudes of the class.
-        volume: of the search, radians^3 voxels^3; 0 if the poses were given.
-        missed: probability that a search does not list the right pose whatever its score.
+    Attributes:
+        score: ``[n, m]``, minus infinity where there is none.
+        unit: score of unit amplitude, ``[n, m]``.
+        mean: amplitude of the class, ``[n]``.
+        sigma: its standard deviation, ``[n]``.
     """
-    if volume == 0:
-        return np.full(len(listed), -np.inf)
-    least = np.where(listed, linear.score, np.inf).min(1)
-    unit = np.where(listed, linear.unit_score, 0).sum(1) / np.maximum(listed.sum(1), 1)
-    sigma = np.sqrt(1 + (known.sigma * unit) ** 2)
-    low = np.exp(log_ndtr((least - known.mean * unit) / sigma))
-    return np.log(volume) + np.log(np.maximum((1 - missed) * low + missed, 1e-300))
+
+    score: np.ndarray
+    unit: np.ndarray
+    mean: np.ndarray
+    sigma: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        classes: list[Linear],
+        listed: list[np.ndarray],
+        known: list[Amplitudes],
+        mass: list[np.ndarray],
+    ) -> "Lists":
+        """From the modes of all classes and the logarithms of their integrals."""
+        every = np.arange(len(mass[0]))
+        own = np.stack([x.max(1) for x in mass]).argmax(0)
+        score = np.stack([np.where(y, x.score, -np.inf) for x, y in zip(classes, listed)])
+        order = np.argsort(-score[own, every], axis=1)
+        score, unit = (
+            np.take_along_axis(x[own, every], order, 1)
+            for x in (score, np.stack([x.unit_score for x in classes]))
+        )
+        mean, sigma = (np.array(x)[own] for x in zip(*((k.mean, k.sigma) for k in known)))
+        return cls(score, unit, mean, sigma)
+
+    @property
+    def beyond(self) -> int:
+        """How many scores lie above the one from which chance is reckoned."""
+        return min(BEYOND, self.score.shape[1] - 1)
+
+    def log_right(self) -> np.ndarray:
+        """Logarithm of the density of scores of the right pose, ``[n, m]``."""
+        score = np.where(np.isfinite(self.score), self.score, 0)
+        own = np.sqrt(np.maximum(score**2 - FITTED, 0.25))
+        mean, sigma = (x[:, None] * self.unit for x in (self.mean, self.sigma))
+        density = norm.logpdf(own, mean, np.sqrt(1 + sigma**2))
+        return density + np.log(score.clip(0.5) / own)
+
+    def log_chance(self, rate: float, hosts: Hosts = ALONE) -> np.ndarray:
+        """Logarithm of the density of scores of wrong poses, ``[n, m]``.
+
+        Both densities are those of a score of zero where there is no mode.
+
+        Args:
+            rate: see :meth:`chance_rate`.
+            hosts: the processes that share the particles.
+        """
+        base = self.score[:, self.beyond]
+        some = np.isfinite(base)
+        total, count = hosts.total(np.array([base[some].sum(), some.sum()]))
+        base = np.where(some, base, total / max(count, 1))
+        score = np.where(np.isfinite(self.score), self.score, 0)
+        return np.log(self.beyond * rate) - rate * (score - base[:, None])
+
+    def chance_rate(self, right: np.ndarray, hosts: Hosts = ALONE) -> float:
+        """How fast scores of wrong poses become rare, per unit of score.
+
+        Args:
+            right: probability that a list holds the right pose, ``[n]``.
+            hosts: the processes that share the particles.
+        """
+        sums = np.array([1.0, 1 / RATE])
+        for first, weight in ((0, 1 - right), (1, right)):
+            last = first + self.beyond
+            if last < self.score.shape[1]:
+                some = np.isfinite(self.score[:, last])
+                part = self.score[some, first : last + 1]
+                distance = (part - part[:, -1:]).sum(1)
+                more = [self.beyond * weight[some].sum(), (weight[some] * distance).sum()]
+                sums += hosts.total(np.array(more))
+        return sums[0] / max(sums[1], 1e-6)
+
+    def log_odds(self, right: np.ndarray, missed: float, hosts: Hosts = ALONE) -> np.ndarray:
+        """Logarithm of the odds that a list holds the right pose, ``[n]``.
+
+        Args:
+            right: that probability, as far as it is known.
+            missed: share of lists without the right pose.
+            hosts: the processes that share the particles.
+        """
+        chance = self.log_chance(self.chance_rate(right, hosts), hosts)
+        ratio = np.where(np.isfinite(self.score), self.log_right() - chance, -np.inf)
+        return np.logaddexp.reduce(ratio, axis=1) + np.log1p(-missed) - np.log(missed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,18 +318,19 @@ def _all_amplitudes(
 def posterior(
     classes: list[Linear],
     listed: list[np.ndarray],
-    volumes: list[float],
+    searched: bool,
     box: int,
     hosts: Hosts = ALONE,
 ) -> Posterior:
     """Probabilities of the modes of all classes, with the amplitudes and sizes of these.
 
-    Amplitudes, sizes and probabilities are fitted in turn (expectation-maximisation).
+    Amplitudes, sizes, probabilities and what chance lists are fitted in turn
+    (expectation-maximisation).
 
     Args:
         classes: modes against every reference, ``[n, m]``.
         listed: which of them are poses of their own.
-        volumes: searched, see :func:`log_elsewhere`.
+        searched: whether a search made the lists; if not, they hold the right pose.
         box: edge of the particle box.
         hosts: the processes that share the particles.
     """
@@ -256,16 +340,20 @@ def posterior(
     inside = [np.exp(x - total[:, None]) for x in first]
     known, missed = [Amplitudes(0.0, 0.0)] * len(classes), MISSED
     count = float(hosts.total(np.array(len(total))))
+    by_chance = searched and listed[0].shape[1] > 1
     for _ in range(ROUNDS):
+        right = np.concatenate(inside, 1).sum(1)
         known = _all_amplitudes(classes, inside, hosts)
-        parts, rest = [], []
-        for x, own, amplitude, size, volume in zip(classes, listed, known, sizes, volumes):
-            weight, found = np.log(max(size, 1e-12)), np.log1p(-missed if volume else 0.0)
-            mass = np.where(own, log_mass(x, amplitude, box), -np.inf)
-            parts.append(mass + found + weight)
-            rest.append(log_elsewhere(x, own, amplitude, volume, missed) + weight)
-        total = np.logaddexp.reduce(np.concatenate([*parts, np.stack(rest, 1)], 1), axis=1)
-        inside = [np.exp(part - total[:, None]) for part in parts]
+        parts = [
+            np.where(own, log_mass(x, amplitude, box), -np.inf) + np.log(max(size, 1e-12))
+            for x, own, amplitude, size in zip(classes, listed, known, sizes)
+        ]
+        total = np.logaddexp.reduce(np.concatenate(parts, 1), axis=1)
+        alive = np.isfinite(total)
+        if by_chance:
+            odds = Lists.of(classes, listed, known, parts).log_odds(right, missed, hosts)
+            total = total + np.logaddexp(0, -odds)
+        inside = [np.exp(part - np.where(alive, total, 0)[:, None]) for part in parts]
         sizes = hosts.total(np.array([own.sum() for own in inside]))
         # one particle in a hundred, or half of one, may always have been missed
         missed = np.clip(1 - sizes.sum() / count, min(0.01, 0.5 / count), 0.99)
