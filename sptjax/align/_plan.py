@@ -129,6 +129,9 @@ def particle_radius(reference: np.ndarray) -> float:
 
 
 DETECTABLE = 11.0  # expected score of the exhaustive band above which its maxima are trusted
+# Candidates of the exhaustive search, and how many remain after the two bands that follow, by the
+# expected score of its band over DETECTABLE (at least): low bands of faint particles mislead.
+FUNNEL = ((1.5, 12, 4, 2), (1.0, 32, 4, 2), (0.75, 96, 48, 12), (0.0, 400, 100, 16))
 WIDEST_COARSE = 14  # Fourier pixels; the product grows with the ninth power of the band
 WORK = 4e10  # floating-point operations per particle and reference in the exhaustive search
 
@@ -182,12 +185,10 @@ def plan_search(
     while coarse_k > 4 and cost(coarse_k) > work:
         coarse_k -= 1
     clear = score[coarse_k] / DETECTABLE
-    candidates = 12 if clear >= 1.5 else 32 if clear >= 1.0 else 96
+    candidates, first, second = next(row[1:] for row in FUNNEL if clear >= row[0])
     middle = [coarse_k + 2, round((coarse_k * final_k) ** 0.5) + 1]
     bands = sorted({min(k, final_k) for k in (*middle, final_k)})
-    first, second = (2, 8) if clear < 1.0 else (8, 24)  # faint: the low bands mislead
-    keeps = [max(keep, 4, candidates // first), max(keep, 2, candidates // second), keep]
-    keeps = keeps[-len(bands) :]
+    keeps = [max(keep, first), max(keep, second), keep][-len(bands) :]
     stages = tuple(Stage(k, 3, m) for k, m in zip(bands, keeps))
     return SearchPlan(
         box=box,

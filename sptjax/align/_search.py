@@ -298,8 +298,13 @@ def ranked(
     """Candidates from best to worst, and which of them are near or equivalent to a better one."""
     order = jnp.argsort(-rank)
     turned = rotation[order]
-    trace = jnp.einsum("gij,ajk,bik->abg", operators, turned, turned).max(-1)
-    near = trace > 1 + 2 * cos_limit
+
+    def nearest(so_far: Array, operator: Array) -> tuple[Array, None]:
+        trace = jnp.einsum("aik,bik->ab", jnp.einsum("ij,ajk->aik", operator, turned), turned)
+        return jnp.maximum(so_far, trace), None
+
+    lowest = jnp.full((len(rank), len(rank)), -1.0, turned.dtype)
+    near = lax.scan(nearest, lowest, operators)[0] > 1 + 2 * cos_limit
     return order, (near & jnp.tril(jnp.ones(near.shape, bool), -1)).any(-1)
 
 
