@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import fourier
-from .._chunk import padded_batches
+from .._chunk import cores, on_cpu, padded_batches, side_by_side
 from .._types import Alignment
 from ..align import (
     AlignmentSettings,
@@ -196,27 +196,45 @@ def _noise(
         (look, part, np.flatnonzero(best == c)) for c, (look, part) in enumerate(zip(looks, listed))
     ]
     batches = [(*own, item) for *own, rank in members for item in padded_batches(rank, BATCH)]
-    for look, part, (here, real) in progress(batches, "noise"):
+
+    def of(number: int, batch: tuple) -> NoiseModel:
+        del number
+        look, part, (here, real) = batch
         turn, shift = part.rotation[here, 0], part.shift[here, 0]
-        more = residual_sums(
+        return residual_sums(
             look.table, look.observe(rows[here]), look.vectors, jnp.asarray(turn),
             _places(turn, shift), jnp.asarray(np.arange(len(here)) < real, jnp.float32),
             look.around, look.group.box,
         )  # fmt: skip
+
+    like = ("noise", looks[0].kmax, looks[0].group.box)
+    for batch, more in side_by_side(of, progress(batches, "noise"), 1, _at_once(), like):
         total = jax.tree.map(jnp.add, total, more)
-        count += real
+        count += batch[2][1]
     power, near, count = hosts.total(
         (np.asarray(total.power), np.asarray(total.near), np.asarray(count))
     )
     return NoiseModel(jnp.asarray(power / count), jnp.asarray(near / np.float32(count)))
 
 
-def _in_batches(of: Callable[[np.ndarray], Any], count: int, title: str, progress: Progress) -> Any:
+def _at_once() -> int:
+    """Batches worked on at a time."""
+    return cores() if on_cpu() else 2
+
+
+def _in_batches(
+    of: Callable[[np.ndarray], Any], look: _Look, count: int, title: str, progress: Progress
+) -> Any:
     """A tree of arrays ``[count, ...]``, float64, from those of the rows of every batch."""
-    parts = [
-        jax.tree.map(lambda x, real=real: np.asarray(x, np.float64)[:real], of(rows))
-        for rows, real in progress(list(padded_batches(np.arange(count), BATCH)), title)
-    ]
+
+    def one_batch(number: int, batch: tuple[np.ndarray, int]) -> Any:
+        del number
+        rows, real = batch
+        return jax.tree.map(lambda x: np.asarray(x, np.float64)[:real], of(rows))
+
+    batches = progress(list(padded_batches(np.arange(count), BATCH)), title)
+    like = (title, look.kmax, look.group.box)
+    parts = [part for _, part in side_by_side(one_batch, batches, 1, _at_once(), like)]
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
@@ -232,7 +250,7 @@ def _linear(
             _places(turn, shift), noise, look.around, look.group.box,
         )  # fmt: skip
 
-    found = _in_batches(of, len(rows), "covariances", progress)
+    found = _in_batches(of, look, len(rows), "covariances", progress)
     return Linear(found.normal, found.spread, found.along)
 
 
@@ -259,7 +277,9 @@ def _bent(
         after, before = jnp.split(gradients, 2, 2)
         return (after - before) / 2
 
-    return linear.bent(_in_batches(of, len(rows), "curvatures", progress), steps, amplitude, box)
+    return linear.bent(
+        _in_batches(of, look, len(rows), "curvatures", progress), steps, amplitude, box
+    )
 
 
 def _sampled(
@@ -284,7 +304,7 @@ def _sampled(
                 jnp.asarray(away[here], jnp.float32)[:, None], box,
             )[:, 0]  # fmt: skip
 
-        return _in_batches(of, len(pairs), "samples", progress)
+        return _in_batches(of, look, len(pairs), "samples", progress)
 
     return with_moments(linear, pairs, scores, amplitude, box)
 
