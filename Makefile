@@ -7,12 +7,13 @@ BENCH_STAMP := .venv/.installed-bench
 DOCS_STAMP := .venv/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-notebooks test-slow demo lint docs bench bench-gpu
+.PHONY: help setup test test-long test-notebooks test-slow demo lint docs bench bench-gpu
 
 help:
 	@echo "make setup      create .venv and install sptjax with its test tools (once)"
 	@echo "make demo       simulate two classes, refine them, compare with the truth"
-	@echo "make test       the tests, without those marked slow"
+	@echo "make test       the tests, without those marked long or slow"
+	@echo "make test-long  the tests marked long: half a minute or more each"
 	@echo "make test-notebooks  all notebooks, cell by cell"
 	@echo "make test-slow  the tests marked slow"
 	@echo "make lint       ruff and pyright"
@@ -38,7 +39,10 @@ $(BENCH_STAMP): $(STAMP)
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow and not long and not gpu'
+
+test-long: setup
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'long and not slow'
 
 test-notebooks: setup
 	$(BIN)/python -m pytest -n auto tests/test_notebooks.py -m slow

@@ -105,7 +105,7 @@ class Panel:
     @property
     def title(self) -> str:
         """For pictures."""
-        what = "right of D, E" if "+" in self.map else self.symmetry.upper()
+        what = "class D or E" if "+" in self.map else self.symmetry.upper()
         return f"{what}, {self.box}³, ±{self.tilt:.0f}°"
 
 

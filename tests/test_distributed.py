@@ -110,6 +110,7 @@ def same(found, alone):
             np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
+@pytest.mark.long
 def test_two_processes_find_what_one_finds(small, alone):
     """One folder, written by the first process, which alone speaks."""
     path = small.folder / "two"
@@ -120,6 +121,7 @@ def test_two_processes_find_what_one_finds(small, alone):
     same(last(path), alone)
 
 
+@pytest.mark.long
 def test_two_devices_find_the_bits_of_one(small, alone):
     path = small.folder / "devices"
     finish(start(small, path, devices=2))

@@ -66,6 +66,7 @@ def grown():
     return generate.classify_ascending(material, np.arange(6), HacSettings(search_vox=2.0))
 
 
+@pytest.mark.long
 def test_every_round_merges_what_the_rules_say(grown):
     assert len(grown.rounds[0].pairs) == 15
     assert grown.rounds[0].living == tuple(range(6))
@@ -84,6 +85,7 @@ def test_every_round_merges_what_the_rules_say(grown):
     assert sorted(grown.living[0].members.tolist()) == list(range(6))
 
 
+@pytest.mark.long
 def test_the_largest_average_shows_the_planted_map(grown):
     truth, poses, _, material = planted()
     result = generate.hac_reference(grown)

@@ -32,7 +32,10 @@ def particles_of(thing, rng, noise=0.4):
     return turns, shifts, np.asarray(out, np.float32)
 
 
-@pytest.fixture(scope="module", params=["c4", pytest.param("d7", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("c4", marks=pytest.mark.long), pytest.param("d7", marks=pytest.mark.slow)],
+)
 def solved(request):
     rng = np.random.default_rng(3)
     thing = Symmetric(request.param, rng)

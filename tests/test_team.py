@@ -40,6 +40,7 @@ def found(tmp_path_factory):
         return dict(arrays)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("search", SEARCHES)
 def test_a_team_finds_what_one_device_finds(found, search):
     """Up to the rounding of sums over other chunks of rotations."""
@@ -50,6 +51,7 @@ def test_a_team_finds_what_one_device_finds(found, search):
         np.testing.assert_allclose(all_, one, rtol=2e-6, atol=1e-5, err_msg=part)
 
 
+@pytest.mark.long
 def test_what_they_find_is_right(found):
     turns = found["two by halves, all: rotation"][:, 0] @ found["truth"].swapaxes(-1, -2)
     angle = np.degrees(np.arccos(np.clip((np.trace(turns, axis1=-2, axis2=-1) - 1) / 2, -1, 1)))

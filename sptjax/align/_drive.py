@@ -111,12 +111,10 @@ def over_particles(
                 found = runs[lane](indices[rows], part)
                 return [np.asarray(x)[:real] for x in (found.rotation, found.shift, found.score)]
 
-        each = min(cores(), settings.batch_bytes // (cost * size)) if on_cpu() else 2
-        if len(lanes[0]) > 1:
-            each = 1  # two programs of one team could wait for each other
+        each = _batches_at_once(lanes, settings.batch_bytes // (cost * size))
         one_sampling = len(view.particles.sampling) == 1
         like = (title, aligner, plan, len(columns), size, one_sampling, len(lanes), len(lanes[0]))
-        done = side_by_side(one_batch, progress(batches, words), len(runs), max(each, 1), like)
+        done = side_by_side(one_batch, progress(batches, words), len(runs), each, like)
         for (rows, real), arrays in done:
             length = arrays[2].shape[2]
             if whole is None:
@@ -172,6 +170,13 @@ def _of_all_processes(count: int, particles: Particles) -> int:
     """About how many particles all processes align, so that they all use batches of one size."""
     whole = particles.stack_size or len(particles)
     return -(-count * whole // max(len(particles), 1))
+
+
+def _batches_at_once(lanes: list[tuple[Any, ...]], fitting: int) -> int:
+    """In every lane; all devices of a CPU share its cores and memory."""
+    if len(lanes[0]) > 1:
+        return 1  # two programs of one team could wait for each other
+    return max(min(cores(), fitting) // len(lanes), 1) if on_cpu() else 2
 
 
 def _batch_cost(plan: SearchPlan, references: int) -> int:
