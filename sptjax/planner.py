@@ -12,6 +12,7 @@ import pathlib
 import numpy as np
 
 from . import fourier
+from ._chunk import devices, on_cpu
 from ._errors import InputError
 from .align import BATCH_BYTES
 from .averaging import BLOCKS, lanes
@@ -127,6 +128,7 @@ def working_bytes(size: Size, batch_bytes: int, read: int) -> float:
     reading += 3 * read * volume * size.own_sampling
     copy = max(size.copies)
     tables = size.classes * 2 * 8 * padded_box(copy, 2.0) ** 3
+    tables *= len(devices()) if on_cpu() else 1  # every device of a CPU has its own in this memory
     aligning = batch_bytes + tables
     groups = 2 * size.classes
     sums = groups * half_grid * 12
