@@ -105,7 +105,7 @@ def measure(work: dict) -> dict:
         refine_round(state, copies, stack, planted.sampling, settings)
         seconds, used = time.perf_counter() - begun, time.process_time() - used
     size = planner.Size(work["count"], _BOX.value, (_BOX.value,), 1, 2, processes=work["processes"])
-    predicted = planner.PROGRAM + planner.working_bytes(size, 768 * 2**20, planner.READ[0])
+    predicted = planner.program_bytes() + planner.working_bytes(size, 768 * 2**20, planner.READ[0])
     return {
         "particles": work["count"],
         "processes": work["processes"],

@@ -21,6 +21,7 @@ from .resample import padded_box
 from .rows import IN_MEMORY, Storage
 
 PROGRAM = 630e6  # Python, JAX and the compiled programs of a run on a CPU, measured
+DEVICE = 550e6  # programs of each further device of a CPU, measured
 USED_SHARE = 0.8  # of the free memory, unless a limit is stated
 READ = (32, 16, 8, 4, 2, 1)  # raw volumes in a batch, as the working memory is halved
 _GB = 1e9
@@ -159,18 +160,23 @@ def make(size: Size, *, limit: float, folder: pathlib.Path | None) -> Plan:
         resident = kept if place is None else 0.0
         for halvings, read in enumerate(READ):
             batch_bytes = BATCH_BYTES >> halvings
-            memory = PROGRAM + resident + working_bytes(size, batch_bytes, read)
+            memory = program_bytes() + resident + working_bytes(size, batch_bytes, read)
             if memory <= limit:
                 return Plan(
                     Storage(place, size.half), batch_bytes, read, memory,
                     0.0 if place is None else kept, limit,
                 )  # fmt: skip
-    least = PROGRAM + working_bytes(size, BATCH_BYTES >> len(READ) - 1, READ[-1])
+    least = program_bytes() + working_bytes(size, BATCH_BYTES >> len(READ) - 1, READ[-1])
     raise InputError(
         f"{size.particles} particles of {size.box} voxels and {size.classes} references need"
         f" {least / _GB:.1f} GB of memory and {kept / _GB:.1f} GB for coefficients, and"
         f" {limit / _GB:.1f} GB may be used (--memory, --scratch, --shrink, fewer references)"
     )
+
+
+def program_bytes() -> float:
+    """Of Python, JAX and what it compiles for every device; an accelerator holds its own."""
+    return PROGRAM + DEVICE * (len(devices()) - 1 if on_cpu() else 0)
 
 
 def _ball(box: int) -> int:

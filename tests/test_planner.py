@@ -9,6 +9,7 @@ import pytest
 from sptjax import fourier, planner
 from sptjax._errors import InputError
 from sptjax.align import BATCH_BYTES
+from sptjax.resample import padded_box
 
 SIZE = planner.Size(particles=2000, box=64, copies=(64,), classes=1, halves=2)
 
@@ -55,6 +56,16 @@ def test_a_file_makes_memory_flat_in_the_particles(tmp_path):
     assert many.memory - few.memory < 250 * 180_000  # poses and scores alone
 
 
+def test_every_device_of_a_cpu_has_programs_and_references(monkeypatch):
+    one = planner.make(SIZE, limit=90e9, folder=None).memory
+    monkeypatch.setattr(planner, "devices", lambda: ["first", "second", "third"])
+    tables = 2 * 8 * padded_box(64, 2.0) ** 3
+    least = 2 * (planner.DEVICE + tables) - 0.3e9  # where reading takes more than aligning
+    assert planner.make(SIZE, limit=90e9, folder=None).memory - one > least
+    monkeypatch.setattr(planner, "on_cpu", lambda: False)
+    assert planner.make(SIZE, limit=90e9, folder=None).memory == one
+
+
 @pytest.mark.slow
 def test_a_run_from_a_file_finds_the_same(tmp_path):
     """The limit is put between what memory and what a file would take."""
@@ -64,7 +75,9 @@ def test_a_run_from_a_file_finds_the_same(tmp_path):
     assert any("coefficients in memory" in line for line in plain.said)
     size = planner.Size(option_runs.COUNT, option_runs.BOX, (option_runs.BOX,), 2)
     last = len(planner.READ) - 1
-    least = planner.PROGRAM + planner.working_bytes(size, BATCH_BYTES >> last, planner.READ[last])
+    least = planner.program_bytes() + planner.working_bytes(
+        size, BATCH_BYTES >> last, planner.READ[last]
+    )
     limit = (least + planner.coefficient_bytes(size) / 2) / 1e9
     (tmp_path / "scratch").mkdir()
     tight = bench.run(**search, memory=limit, scratch=tmp_path / "scratch")
