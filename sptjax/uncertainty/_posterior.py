@@ -25,11 +25,12 @@ among the listed modes what probability they have together.
 noise alone, because a particle resembles itself in many orientations. So the lists themselves tell
 what chance does (empirical Bayes; local false discovery rate: Efron 2010, Large-scale inference,
 ch. 5). Scores of wrong poses are taken for events whose rate falls exponentially: reckoned from the
-third best, at ``t``, it is ``2 r exp(-r (s - t))`` per unit of score. ``r`` is that of the
-distances between the best three scores where the best one is wrong, between the next three where it
-is right. A list of scores ``s_j`` holds the right pose with the odds ``1 - q`` to ``q``, times the
-sum of ``f(s_j)`` over that rate at ``s_j``; ``f`` is the density of right scores, and ``q``, the
-share of lists without the right pose, is fitted with all the rest.
+third best, at ``t``, it is ``2 r exp(-r (s - t))`` per unit of score, and ``r`` is that of the
+distances from the second to the fourth best. (Where the best one is wrong too, these lie deeper,
+where they are closer; but tails of noise also fall faster further up, which about makes up for it.)
+A list whose best scores are ``s_1`` and ``s_2`` holds the right pose with the odds ``1 - q`` to
+``q``, times the sum of ``f(s_j)`` over that rate at ``s_j``; ``f`` is the density of right scores,
+and ``q``, the share of lists without the right pose, is fitted with all the rest.
 """
 
 import dataclasses
@@ -43,7 +44,7 @@ POSE = slice(0, 6)
 FITTED = 6.0  # what fitting six parameters adds to the square of a score
 ROUNDS = 20
 MISSED = 0.1  # share of lists without the right pose, at first
-BEYOND = 2  # scores above the one from which chance is reckoned
+ABOVE = 2  # scores above the one from which chance is reckoned
 RATE = 3.0  # of chance per unit of score, where nothing is known; counts as one distance
 LEAST_TURN, LEAST_MOVE = 1.0, 0.25  # prior: radians, and of the box; matters where all is flat
 LEAST_BEND = 0.25  # of the curvature that is expected; less is no maximum that a fit would trust
@@ -236,63 +237,55 @@ class Lists:
         return cls(score, unit, mean, sigma)
 
     @property
-    def beyond(self) -> int:
-        """How many scores lie above the one from which chance is reckoned."""
-        return min(BEYOND, self.score.shape[1] - 1)
+    def above(self) -> int:
+        """How many of the best scores lie above the one from which chance is reckoned."""
+        return min(ABOVE, self.score.shape[1] - 1)
 
     def log_right(self) -> np.ndarray:
-        """Logarithm of the density of scores of the right pose, ``[n, m]``."""
-        score = np.where(np.isfinite(self.score), self.score, 0)
+        """Logarithm of the density of scores of the right pose at the best scores, ``[n, k]``."""
+        score, unit = self._best(), self.unit[:, : self.above]
         own = np.sqrt(np.maximum(score**2 - FITTED, 0.25))
-        mean, sigma = (x[:, None] * self.unit for x in (self.mean, self.sigma))
+        mean, sigma = (x[:, None] * unit for x in (self.mean, self.sigma))
         density = norm.logpdf(own, mean, np.sqrt(1 + sigma**2))
         return density + np.log(score.clip(0.5) / own)
 
     def log_chance(self, rate: float, hosts: Hosts = ALONE) -> np.ndarray:
-        """Logarithm of the density of scores of wrong poses, ``[n, m]``.
-
-        Both densities are those of a score of zero where there is no mode.
+        """Logarithm of the density of scores of wrong poses at the best scores, ``[n, k]``.
 
         Args:
             rate: see :meth:`chance_rate`.
             hosts: the processes that share the particles.
         """
-        base = self.score[:, self.beyond]
+        base = self.score[:, self.above]
         some = np.isfinite(base)
         total, count = hosts.total(np.array([base[some].sum(), some.sum()]))
         base = np.where(some, base, total / max(count, 1))
-        score = np.where(np.isfinite(self.score), self.score, 0)
-        return np.log(self.beyond * rate) - rate * (score - base[:, None])
+        return np.log(self.above * rate) - rate * (self._best() - base[:, None])
 
-    def chance_rate(self, right: np.ndarray, hosts: Hosts = ALONE) -> float:
-        """How fast scores of wrong poses become rare, per unit of score.
-
-        Args:
-            right: probability that a list holds the right pose, ``[n]``.
-            hosts: the processes that share the particles.
-        """
-        sums = np.array([1.0, 1 / RATE])
-        for first, weight in ((0, 1 - right), (1, right)):
-            last = first + self.beyond
-            if last < self.score.shape[1]:
-                some = np.isfinite(self.score[:, last])
-                part = self.score[some, first : last + 1]
-                distance = (part - part[:, -1:]).sum(1)
-                more = [self.beyond * weight[some].sum(), (weight[some] * distance).sum()]
-                sums += hosts.total(np.array(more))
-        return sums[0] / max(sums[1], 1e-6)
-
-    def log_odds(self, right: np.ndarray, missed: float, hosts: Hosts = ALONE) -> np.ndarray:
-        """Logarithm of the odds that a list holds the right pose, ``[n]``.
+    def odds(self, missed: float, hosts: Hosts = ALONE) -> np.ndarray:
+        """Odds that each of the best poses is right, to that none of them is, ``[n, k]``.
 
         Args:
-            right: that probability, as far as it is known.
             missed: share of lists without the right pose.
             hosts: the processes that share the particles.
         """
-        chance = self.log_chance(self.chance_rate(right, hosts), hosts)
-        ratio = np.where(np.isfinite(self.score), self.log_right() - chance, -np.inf)
-        return np.logaddexp.reduce(ratio, axis=1) + np.log1p(-missed) - np.log(missed)
+        chance = self.log_chance(self.chance_rate(hosts), hosts)
+        ratio = self.log_right() - chance + np.log(1 / missed - 1)
+        return np.where(np.isfinite(self.score[:, : self.above]), np.exp(ratio.clip(-99, 99)), 0)
+
+    def chance_rate(self, hosts: Hosts = ALONE) -> float:
+        """How fast scores of wrong poses become rare, per unit of score."""
+        sums, last = np.array([1.0, 1 / RATE]), 1 + self.above
+        if last < self.score.shape[1]:
+            part = self.score[np.isfinite(self.score[:, last]), 1 : last + 1]
+            distance = (part - part[:, -1:]).sum()
+            sums += hosts.total(np.array([self.above * len(part), distance]))
+        return sums[0] / max(sums[1], 1e-6)
+
+    def _best(self) -> np.ndarray:
+        """The scores above, zero where there is none."""
+        best = self.score[:, : self.above]
+        return np.where(np.isfinite(best), best, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,7 +335,6 @@ def posterior(
     count = float(hosts.total(np.array(len(total))))
     by_chance = searched and listed[0].shape[1] > 1
     for _ in range(ROUNDS):
-        right = np.concatenate(inside, 1).sum(1)
         known = _all_amplitudes(classes, inside, hosts)
         parts = [
             np.where(own, log_mass(x, amplitude, box), -np.inf) + np.log(max(size, 1e-12))
@@ -351,8 +343,8 @@ def posterior(
         total = np.logaddexp.reduce(np.concatenate(parts, 1), axis=1)
         alive = np.isfinite(total)
         if by_chance:
-            odds = Lists.of(classes, listed, known, parts).log_odds(right, missed, hosts)
-            total = total + np.logaddexp(0, -odds)
+            odds = Lists.of(classes, listed, known, parts).odds(missed, hosts).sum(1)
+            total = total + np.log1p(1 / odds.clip(1e-40))
         inside = [np.exp(part - np.where(alive, total, 0)[:, None]) for part in parts]
         sizes = hosts.total(np.array([own.sum() for own in inside]))
         # one particle in a hundred, or half of one, may always have been missed
