@@ -186,10 +186,11 @@ def test_lists_hold_the_right_pose_as_often_as_stated(rng, share):
     score, place = with_right_poses(rng, by_chance(rng, 4000, 8), share, 0.9)
     found = posterior([simple(score)], [np.ones(score.shape, bool)], True, BOX)
     stated, held = found.inside[0].sum(1), place >= 0
-    assert found.amplitudes[0].mean == pytest.approx(0.9, abs=0.01 if share > 0.5 else 0.04)
-    assert stated.mean() == pytest.approx(held.mean(), abs=0.03)
-    if share < 0.5 or share == 1:
-        return  # too certain where most are wrong; hardly in doubt where all are right
+    few = share < 0.5  # too certain where most are wrong
+    assert found.amplitudes[0].mean == pytest.approx(0.9, abs=0.04 if few else 0.01)
+    assert stated.mean() == pytest.approx(held.mean(), abs=0.05 if few else 0.02)
+    if few or share == 1:
+        return  # where all are right, hardly a list is in doubt
     for low, high in itertools.pairwise([0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.01]):
         some = (stated >= low) & (stated < high)
         error = np.sqrt(stated[some].mean() * (1 - stated[some].mean()) / some.sum())
