@@ -206,9 +206,18 @@ def test_noise_alone_holds_hardly_a_pose(rng):
     np.testing.assert_allclose(given.inside[0].sum(1), 1)
 
 
+@pytest.mark.parametrize("amplitude", [0.9, 1.5])
+def test_particles_that_resemble_themselves_are_found(rng, amplitude):
+    """Equivalents that the search was not told of score as well as the right pose."""
+    best = np.sqrt(rng.normal(10 * amplitude, 1, 500) ** 2 + 6)
+    score = best[:, None] - rng.exponential(0.05, (500, 8)).cumsum(1)
+    found = posterior([simple(score)], [np.ones(score.shape, bool)], True, BOX)
+    assert found.inside[0].sum(1).mean() > 0.8
+
+
 def test_the_rate_of_chance(rng):
     """Of exponential tails, as it was; lists too short say nothing."""
-    chance = 7 - np.log(rng.exponential(size=(4000, 8)).cumsum(1)) / 2.5
+    chance = 5 - np.log(rng.exponential(size=(4000, 8)).cumsum(1)) / 2.5
     score, _ = with_right_poses(rng, chance, 1.0, 1.5)
     score[:50, 1:] = -np.inf
     nothing = np.zeros(len(score))

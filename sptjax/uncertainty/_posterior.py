@@ -28,7 +28,8 @@ ch. 5). Scores of wrong poses are taken for events whose rate falls exponentiall
 third best, at ``t``, it is ``2 r exp(-r (s - t))`` per unit of score, and ``r`` is that of the
 distances from the second to the fourth best. (Where the best one is wrong too, these lie deeper,
 where they are closer; but tails of noise also fall faster further up, which about makes up for it.)
-A list whose best scores are ``s_1`` and ``s_2`` holds the right pose with the odds ``1 - q`` to
+Where several poses score better than chance does, a particle is nearly symmetric: chance ends at
+``REACH``. A list whose best scores are ``s_1`` and ``s_2`` holds the right pose with the odds ``1 - q`` to
 ``q``, times the sum of ``f(s_j)`` over that rate at ``s_j``; ``f`` is the density of right scores,
 and ``q``, the share of lists without the right pose, is fitted with all the rest.
 """
@@ -45,6 +46,7 @@ FITTED = 6.0  # what fitting six parameters adds to the square of a score
 ROUNDS = 20
 MISSED = 0.1  # share of lists without the right pose, at first
 ABOVE = 2  # scores above the one from which chance is reckoned
+REACH = 8.0  # of chance: the best of 10^8 to 10^11 noise scores is 6 to 7
 RATE = 3.0  # of chance per unit of score, where nothing is known; counts as one distance
 LEAST_TURN, LEAST_MOVE = 1.0, 0.25  # prior: radians, and of the box; matters where all is flat
 LEAST_BEND = 0.25  # of the curvature that is expected; less is no maximum that a fit would trust
@@ -259,7 +261,7 @@ class Lists:
         base = self.score[:, self.above]
         some = np.isfinite(base)
         total, count = hosts.total(np.array([base[some].sum(), some.sum()]))
-        base = np.where(some, base, total / max(count, 1))
+        base = np.minimum(np.where(some, base, total / max(count, 1)), REACH)
         return np.log(self.above * rate) - rate * (self._best() - base[:, None])
 
     def odds(self, missed: float, hosts: Hosts = ALONE) -> np.ndarray:
@@ -277,7 +279,8 @@ class Lists:
         """How fast scores of wrong poses become rare, per unit of score."""
         sums, last = np.array([1.0, 1 / RATE]), 1 + self.above
         if last < self.score.shape[1]:
-            part = self.score[np.isfinite(self.score[:, last]), 1 : last + 1]
+            some = np.isfinite(self.score[:, last]) & (self.score[:, 1] < REACH)
+            part = self.score[some, 1 : last + 1]
             distance = (part - part[:, -1:]).sum()
             sums += hosts.total(np.array([self.above * len(part), distance]))
         return sums[0] / max(sums[1], 1e-6)
