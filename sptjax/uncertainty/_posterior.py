@@ -29,9 +29,9 @@ third best, at ``t``, it is ``2 r exp(-r (s - t))`` per unit of score, and ``r``
 distances from the second to the fourth best. (Where the best one is wrong too, these lie deeper,
 where they are closer; but tails of noise also fall faster further up, which about makes up for it.)
 Where several poses score better than chance does, a particle is nearly symmetric: chance ends at
-``REACH``. A list whose best scores are ``s_1`` and ``s_2`` holds the right pose with the odds ``1 - q`` to
-``q``, times the sum of ``f(s_j)`` over that rate at ``s_j``; ``f`` is the density of right scores,
-and ``q``, the share of lists without the right pose, is fitted with all the rest.
+``REACH``. A list whose best scores are ``s_1`` and ``s_2`` holds the right pose with the odds
+``1 - q`` to ``q``, times the sum of ``f(s_j)`` over that rate at ``s_j``; ``f`` is the density of
+right scores, and ``q``, the share of lists without the right pose, is fitted with all the rest.
 """
 
 import dataclasses
