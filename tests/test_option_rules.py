@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import script_runs
 from option_runs import draw
-from test_options import NAMES, PENDING
+from test_options import NAMES
 
 from sptjax import io
 from sptjax._errors import InputError
@@ -416,4 +416,4 @@ def test_every_documented_option_is_a_flag_of_a_script():
     known = set()
     for program in ("refinemulti", "classaverage"):
         known |= set(script_runs.load(program)._flags.parse(["x"]))
-    assert not sorted(set(NAMES) - PENDING - known)
+    assert not sorted(set(NAMES) - known)
